@@ -1,0 +1,1 @@
+"""The provisioning station: gives each board on a line its own AWS IoT certificate, and proves that it works."""

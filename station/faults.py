@@ -1,0 +1,145 @@
+"""The fault catalogue, and the one exception of the station.
+
+Adapters translate what their library raises into a `FaultError` at their own border, by table. Anything else that
+reaches the top of a run is `Fault.UNEXPECTED`. Operators see code, title and remedy (``config/messages/``, one file a
+language); engineers see the detail.
+
+The first letter of a code says whose move it is: U unit, J jig, C certificate authority, N network and cloud, O work
+order, S station. Numbers are never reused.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum, StrEnum
+
+_MAX_DETAIL = 400
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+
+
+class Blame(StrEnum):
+    """Who has to move. Only `UNIT` makes a FAIL."""
+
+    UNIT = "unit"
+    JIG = "jig"
+    CA = "ca"
+    CLOUD = "cloud"
+    ORDER = "order"
+    STATION = "station"
+
+
+_BLAME = {
+    "U": Blame.UNIT,
+    "J": Blame.JIG,
+    "C": Blame.CA,
+    "N": Blame.CLOUD,
+    "O": Blame.ORDER,
+    "S": Blame.STATION,
+}
+
+
+class Fault(Enum):
+    """A catalogued reason why a run, a ceremony or the station did not do what it should."""
+
+    UNIT_SILENT = "U101"
+    UNIT_GARBLED = "U102"
+    UNIT_IDENTITY = "U103"
+    UNIT_FIRMWARE = "U104"
+    UNIT_REFUSED = "U105"
+    UNIT_RESET = "U106"
+    CSR_INVALID = "U110"
+    CSR_SUBJECT = "U111"
+    KEY_TYPE = "U112"
+    KEY_WEAK = "U113"
+    KEY_CLONED = "U114"
+    IDENTITY_CLASH = "U115"
+    INSTALL_REFUSED = "U120"
+    READBACK_DIFFERS = "U121"
+    NOT_PERSISTENT = "U122"
+    KEY_UNPROVEN = "U123"
+    UNIT_CANNOT_DIAL = "U130"
+
+    LIFTED = "J201"
+    SWAPPED = "J202"
+    PORT_DENIED = "J203"
+
+    HSM_DOWN = "C301"
+    HSM_HUNG = "C302"
+    HSM_PIN = "C303"
+    HSM_MODULE = "C304"
+    HSM_KEY = "C305"
+    HSM_KEY_ATTRIBUTES = "C306"
+    HSM_TOKEN = "C307"  # noqa: S105 - a fault code
+    CA_MISMATCH = "C310"
+    CA_NOT_CA = "C311"
+    CA_EXPIRES = "C312"
+    CA_OUTPUT = "C313"
+
+    CLOUD_UNREACHABLE = "N401"
+    CLOUD_UNTRUSTED = "N402"
+    CLOUD_SILENT = "N403"
+    CHAIN_INCOMPLETE = "N404"
+    NOT_REGISTERED = "N405"
+    CA_UNKNOWN_HERE = "N406"
+    CA_NOT_ACCEPTING = "N407"
+    STILL_PENDING = "N408"
+    FIRST_CONNECT_ACCEPTED = "N409"
+    CERTIFICATE_OUT = "N410"
+    POLICY_MISSING = "N411"
+    PUBLISH_REFUSED = "N412"
+    CLIENT_ID_TAKEN = "N413"
+    CONNECT_REFUSED = "N414"
+    THROTTLED = "N420"
+    AWS_DENIED = "N421"
+    AWS_ERROR = "N422"
+    REGISTRATION_REFUSED = "N423"
+
+    NO_ORDER = "O501"
+    ORDER_FULL = "O502"
+    ALREADY_PASSED = "O503"
+    NEVER_PASSED = "O504"
+    WRONG_PRODUCT = "O505"
+    ORDER_INVALID = "O506"
+
+    LEDGER_DOWN = "S601"
+    UNIT_BUSY = "S602"
+    CUT_SHORT = "S603"
+    STOPPED = "S604"
+    SIMULATION_MIXED = "S605"
+    CONFIG = "S606"
+    CEREMONY = "S607"
+    ALREADY_RUNNING = "S608"
+    NOT_RUNNING = "S609"
+    UNEXPECTED = "S999"
+
+    @property
+    def code(self) -> str:
+        """The code that operators see: one letter, three digits."""
+        return str(self.value)
+
+    @property
+    def blame(self) -> Blame:
+        """Whose move it is, by the code's letter."""
+        return _BLAME[self.code[0]]
+
+
+class FaultError(Exception):
+    """A fault with the detail an engineer needs. The detail is printable ASCII of bounded length, and holds no secret.
+
+    It is cleaned here, once, because much of it is quoted from boards and from the network.
+    """
+
+    def __init__(self, fault: Fault, detail: str = "") -> None:
+        self.fault = fault
+        self.detail = printable(detail, _MAX_DETAIL)
+        super().__init__(f"{fault.code} {fault.name}: {self.detail}" if detail else f"{fault.code} {fault.name}")
+
+    def __reduce__(self) -> tuple[type[FaultError], tuple[Fault, str]]:
+        """Survive the pipe between the daemon and its children."""
+        return (FaultError, (self.fault, self.detail))
+
+
+def printable(text: str, limit: int) -> str:
+    """Return ``text`` fit for a log line: everything but printable ASCII escaped, cut to ``limit`` characters."""
+    clean = _UNPRINTABLE.sub(lambda m: m[0].encode("unicode_escape").decode(), text[: limit + 1])
+    return clean if len(clean) <= limit else clean[: limit - 3] + "..."

@@ -1,0 +1,322 @@
+"""The words of the house as values: no I/O, and none of them can be built wrong.
+
+Bounds and alphabets are checked where a value is made, so that what comes from a board or a file is harmless
+everywhere behind. `Run` alone is mutable: it is the notebook of one attempt, owned by one slot's thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import uuid
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from station.faults import Blame, Fault, FaultError
+
+PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+PublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+
+# Safe in a subject, a path, an MQTT client id, a topic level and a thing name ([a-zA-Z0-9:_-]+, AWS IoT CreateThing).
+# No dot: "." and ".." must not be able to name a folder.
+SERIAL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class KeyType(StrEnum):
+    """The keys that a CA or a unit may have. AWS IoT takes all five."""
+
+    P256 = "p256"
+    P384 = "p384"
+    RSA2048 = "rsa2048"
+    RSA3072 = "rsa3072"
+    RSA4096 = "rsa4096"
+
+    @classmethod
+    def of(cls, key: object) -> KeyType | None:
+        """The type of a public or private key of ``cryptography``; None for any that the station does not take."""
+        match key:
+            case ec.EllipticCurvePublicKey() | ec.EllipticCurvePrivateKey():
+                return {"secp256r1": cls.P256, "secp384r1": cls.P384}.get(key.curve.name)
+            case rsa.RSAPublicKey() | rsa.RSAPrivateKey():
+                return {2048: cls.RSA2048, 3072: cls.RSA3072, 4096: cls.RSA4096}.get(key.key_size)
+            case _:
+                return None
+
+
+class KeyOrigin(StrEnum):
+    """Who makes the unit's key pair, and so holds the private key at first contact."""
+
+    BOARD = "board"
+    STATION = "station"
+
+
+class Step(StrEnum):
+    """The steps of a run, in order. FLASH joins them with the first family that carries firmware."""
+
+    IDENTIFY = "identify"
+    ADMIT = "admit"
+    ENROLL = "enroll"
+    ISSUE = "issue"
+    INSTALL = "install"
+    VERIFY = "verify"
+    CONNECT = "connect"
+
+
+class Outcome(StrEnum):
+    """How a run ended. See the glossary: blame decides."""
+
+    PASS = "PASS"  # noqa: S105 - the outcome, not a password
+    FAIL = "FAIL"
+    ERROR = "ERROR"
+    ABORTED = "ABORTED"
+
+    @classmethod
+    def of(cls, fault: Fault) -> Outcome:
+        """The outcome of a run that ended in ``fault``."""
+        if fault in {Fault.LIFTED, Fault.SWAPPED, Fault.STOPPED}:
+            return cls.ABORTED
+        return cls.FAIL if fault.blame is Blame.UNIT else cls.ERROR
+
+
+class OrderKind(StrEnum):
+    """What a work order permits. Golden orders are excluded from every yield."""
+
+    PRODUCTION = "production"
+    REWORK = "rework"
+    GOLDEN = "golden"
+
+
+class CertificateStatus(StrEnum):
+    """AWS IoT's own words for a device certificate's state."""
+
+    ACTIVE = "ACTIVE"
+    INACTIVE = "INACTIVE"
+    REVOKED = "REVOKED"
+    PENDING_ACTIVATION = "PENDING_ACTIVATION"
+    PENDING_TRANSFER = "PENDING_TRANSFER"
+    REGISTER_INACTIVE = "REGISTER_INACTIVE"
+
+
+class Ending(StrEnum):
+    """How one dial to the cloud ended, as far as the dialling side can tell. The cause is for the registry to say."""
+
+    ACKNOWLEDGED = "acknowledged"  # CONNACK 0, and the QoS 1 PUBACK (or, for `hold`, still connected at its end)
+    DROPPED = "dropped"  # closed, reset or alerted before CONNACK, in or after the handshake
+    REFUSED = "refused"  # CONNACK with a reason code
+    UNACKNOWLEDGED = "unacknowledged"  # CONNACK 0, then closed or silent before PUBACK
+    SILENT = "silent"  # nothing at all before the timeout
+    UNREACHABLE = "unreachable"  # no name, no route, no listener
+    UNTRUSTED = "untrusted"  # the server's certificate does not verify
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One physical board, as it names itself.
+
+    Raises:
+        FaultError: `Fault.UNIT_IDENTITY` where a name is not of its alphabet.
+    """
+
+    serial: str
+    chip_id: str
+    model: str
+    firmware: str
+
+    def __post_init__(self) -> None:
+        """Check each name against its alphabet."""
+        for what, value, alphabet in (
+            ("serial", self.serial, SERIAL),
+            ("chip id", self.chip_id, SERIAL),
+            ("model", self.model, NAME),
+            ("firmware version", self.firmware, NAME),
+        ):
+            if not alphabet.fullmatch(value):
+                raise FaultError(Fault.UNIT_IDENTITY, f"the {what} {value!r} is not of the form {alphabet.pattern}")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a product's certificates look like. Its `hash` is on every certificate's row."""
+
+    validity_days: int
+    backdate_s: int
+    organization: str | None = None
+    organizational_unit: str | None = None
+
+    @property
+    def hash(self) -> str:
+        """Lowercase hex SHA-256 over the canonical JSON of the profile."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A model of board: its driver, its key, its certificate profile, and how it meets the cloud."""
+
+    name: str
+    driver: str
+    model: str
+    key_type: KeyType
+    key_origin: KeyOrigin
+    profile: Profile
+    client_id: str = "{serial}"
+    topic: str = "{serial}/hello"
+    baud: int = 115_200
+    firmware: str | None = None
+
+    def client_id_of(self, unit: Unit) -> str:
+        """The MQTT client id of ``unit``; also its thing name."""
+        return self.client_id.format(serial=unit.serial)
+
+    def topic_of(self, unit: Unit) -> str:
+        """The topic of the first publish of ``unit``."""
+        return self.topic.format(serial=unit.serial)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkOrder:
+    """Permission to build ``quantity`` units of one product. Rework and golden orders name their units."""
+
+    number: str
+    product: str
+    kind: OrderKind
+    quantity: int
+    serials: tuple[str, ...] = ()
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise `Fault.ORDER_INVALID` for an order that nobody could work by."""
+        if not NAME.fullmatch(self.number):
+            raise FaultError(Fault.ORDER_INVALID, f"the order number {self.number!r} is not of the form {NAME.pattern}")
+        if not 1 <= self.quantity <= 10_000_000:
+            raise FaultError(Fault.ORDER_INVALID, f"the quantity {self.quantity} is not between 1 and 10000000")
+        for serial in self.serials:
+            if not SERIAL.fullmatch(serial):
+                raise FaultError(Fault.ORDER_INVALID, f"the serial {serial!r} is not of the form {SERIAL.pattern}")
+        if self.kind is OrderKind.PRODUCTION:
+            if self.serials or self.reason:
+                raise FaultError(Fault.ORDER_INVALID, "a production order names neither serials nor a reason")
+        elif not self.serials or len(self.serials) != self.quantity:
+            raise FaultError(Fault.ORDER_INVALID, f"a {self.kind} order names the serial of each of its units")
+        if self.kind is OrderKind.REWORK and not self.reason.strip():
+            raise FaultError(Fault.ORDER_INVALID, "a rework order needs a reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Enrollment:
+    """A CSR (DER), and the private key where the station made it."""
+
+    csr: bytes
+    private_key: PrivateKey | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a unit gets: the chain, leaf first, and the key where the station made it.
+
+    ``server_roots`` are the PEM roots by which the unit shall know the cloud.
+    """
+
+    chain: tuple[x509.Certificate, ...]
+    server_roots: bytes
+    private_key: PrivateKey | None = field(default=None, repr=False)
+
+    @property
+    def leaf(self) -> x509.Certificate:
+        """The unit's own certificate."""
+        return self.chain[0]
+
+    @property
+    def chain_pem(self) -> bytes:
+        """The chain as PEM, leaf first, LF line ends: the very bytes to install and to read back."""
+        return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in self.chain)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a unit holds after its reset: the chain's bytes as read back, and its signature over the nonce.
+
+    ``proof`` is over `possession_message`: ECDSA (DER) or PKCS #1 v1.5, with SHA-256.
+    """
+
+    chain_pem: bytes
+    proof: bytes
+
+
+def possession_message(nonce: bytes) -> bytes:
+    """The bytes a unit signs to prove its key: prefixed, so that no nonce can be a CSR or a TLS transcript."""
+    return b"station possession v1\n" + nonce
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One dial to AWS IoT. ``hold`` stays connected for ``hold_s`` instead of publishing, to see who else is there."""
+
+    endpoint: str
+    port: int
+    client_id: str
+    topic: str
+    payload: bytes
+    timeout_s: float
+    hold_s: float = 0.0
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One step of a run: when it began (UTC), how long it took, and the fault it ended in."""
+
+    step: Step
+    started_at: datetime
+    duration_ms: float
+    fault: Fault | None
+
+
+@dataclass(slots=True)
+class Run:
+    """One attempt at one unit. The only mutable word: one slot's thread writes it, step by step."""
+
+    slot: str
+    operator: str
+    order: WorkOrder
+    product: Product
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    unit: Unit | None = None
+    number: int | None = None
+    steps: list[StepRecord] = field(default_factory=list)
+    fault: FaultError | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """PASS where no fault was noted, else by the fault's blame."""
+        return Outcome.PASS if self.fault is None else Outcome.of(self.fault.fault)
+
+    def known_unit(self) -> Unit:
+        """The unit, for the steps that come after IDENTIFY."""
+        if self.unit is None:
+            raise FaultError(Fault.UNEXPECTED, f"run {self.id} has no unit yet")
+        return self.unit
+
+
+def certificate_id(certificate: x509.Certificate) -> str:
+    """AWS IoT's ``certificateId``: lowercase hex SHA-256 of the DER (known before the first connect)."""
+    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+
+
+def key_id(key: PublicKey) -> str:
+    """Lowercase hex SHA-256 of the key's SubjectPublicKeyInfo: what makes a key the same key."""
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
+
+
+def serial_text(number: int) -> str:
+    """A certificate's serial number as the record writes it: lowercase hex, no leading zeros."""
+    return f"{number:x}"

@@ -1,0 +1,163 @@
+"""How one unit is provisioned. Open this first; everything else in the house is a word, a hand or the assembly."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from station.faults import Fault, FaultError
+from station.interfaces import Authority, Board, Cloud, Dial, Ledger, Stop
+from station.model import (
+    CertificateStatus,
+    Credentials,
+    Ending,
+    Enrollment,
+    Evidence,
+    PublicKey,
+    Run,
+    Step,
+    StepRecord,
+    key_id,
+    possession_message,
+)
+
+_USABLE = {None, CertificateStatus.ACTIVE, CertificateStatus.PENDING_ACTIVATION}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The hands a run is made with."""
+
+    authority: Authority
+    cloud: Cloud
+    ledger: Ledger
+
+
+def provision(run: Run, board: Board, line: Line, stop: Stop, tell: Callable[[Run, Step], None]) -> None:
+    """Take one unit from plugged in to acknowledged by AWS IoT.
+
+    Returns where the unit may be called good; the caller closes the run, and only then shows green.
+
+    Raises:
+        FaultError: the first thing that was not as it must be. It is on the step's record already.
+    """
+
+    @contextmanager
+    def step(name: Step) -> Iterator[None]:
+        stop.check()
+        tell(run, name)
+        began, ticks, fault = datetime.now(UTC), time.perf_counter(), None
+        try:
+            yield
+            stop.check()
+        except FaultError as error:
+            fault = error.fault
+            raise
+        finally:
+            record = StepRecord(name, began, (time.perf_counter() - ticks) * 1000, fault)
+            run.steps.append(record)
+            line.ledger.note(run, record)
+
+    with step(Step.IDENTIFY):
+        run.unit = unit = board.identify()
+
+    with step(Step.ADMIT):
+        line.ledger.admit(run)
+        call = line.cloud.call(unit, run.product)
+
+    with step(Step.ENROLL):
+        enrollment = board.enroll(call.client_id)
+
+    with step(Step.ISSUE):
+        credentials = Credentials(
+            _certify(run, enrollment, call.client_id, line), line.cloud.server_roots, enrollment.private_key
+        )
+
+    with step(Step.INSTALL):
+        _same_unit(run, board)
+        board.install(credentials)
+
+    with step(Step.VERIFY):
+        board.reset()
+        _same_unit(run, board)
+        nonce = secrets.token_bytes(32)
+        _holds(board.inspect(nonce), credentials, nonce)
+
+    with step(Step.CONNECT):
+        _same_unit(run, board)
+        dial: Dial = board.dial if enrollment.private_key is None else lambda c: line.cloud.dial(credentials, c)
+        fresh = line.cloud.status(credentials.leaf) is None
+        accepted = dial(call) is Ending.ACKNOWLEDGED
+        if accepted and fresh:
+            raise FaultError(Fault.FIRST_CONNECT_ACCEPTED, f"client id {call.client_id}")
+        if not accepted:
+            line.cloud.wait_active(credentials.leaf, call, dial, stop)
+            line.cloud.wait_accepted(credentials.leaf, call, dial, stop)
+
+
+def _certify(run: Run, enrollment: Enrollment, subject: str, line: Line) -> tuple[x509.Certificate, ...]:
+    """Issue a certificate whose number is on record first; or use again what this unit and key rightly hold."""
+    key = key_id(_public_key(enrollment.csr))
+    leaf = line.ledger.reusable(run, key, line.authority.identity)
+    if leaf is not None and line.cloud.status(leaf) in _USABLE:
+        line.ledger.certifying(run, key, line.authority.identity, leaf.serial_number)
+        return line.authority.chain(leaf)
+    number = x509.random_serial_number()
+    line.ledger.certifying(run, key, line.authority.identity, number)
+    run.number = number
+    chain = line.authority.issue(enrollment.csr, subject, run.product, number)
+    line.ledger.certified(run, chain[0])
+    return chain
+
+
+def _public_key(csr: bytes) -> PublicKey:
+    """The key a CSR asks for. The CA checks the CSR itself; this only names its key for the record."""
+    try:
+        key = x509.load_der_x509_csr(csr).public_key()
+    except ValueError as error:
+        raise FaultError(Fault.CSR_INVALID, str(error)) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+        raise FaultError(Fault.KEY_TYPE, f"the CSR holds a {type(key).__name__}")
+    return key
+
+
+def _same_unit(run: Run, board: Board) -> None:
+    """An absence of under a second, or a USB reset, can hide a swap: ask again before it matters."""
+    unit = board.identify()
+    known = run.known_unit()
+    if (unit.serial, unit.chip_id) != (known.serial, known.chip_id):
+        raise FaultError(Fault.SWAPPED, f"{known.serial} was in the slot, now it is {unit.serial}")
+
+
+def _holds(evidence: Evidence, credentials: Credentials, nonce: bytes) -> None:
+    """The unit kept the very bytes over its reset, and signs with the key that the leaf names."""
+    if not evidence.chain_pem:
+        raise FaultError(Fault.NOT_PERSISTENT, "no chain is left after the reset")
+    if evidence.chain_pem != credentials.chain_pem:
+        raise FaultError(Fault.READBACK_DIFFERS, _difference(evidence.chain_pem, credentials.chain_pem))
+    key, message = credentials.leaf.public_key(), possession_message(nonce)
+    try:
+        match key:
+            case ec.EllipticCurvePublicKey():
+                key.verify(evidence.proof, message, ec.ECDSA(hashes.SHA256()))
+            case rsa.RSAPublicKey():
+                key.verify(evidence.proof, message, padding.PKCS1v15(), hashes.SHA256())
+            case _:
+                raise FaultError(Fault.KEY_TYPE, f"the leaf holds a {type(key).__name__}")
+    except InvalidSignature as error:
+        raise FaultError(Fault.KEY_UNPROVEN, "the signature over the nonce is not by the leaf's key") from error
+
+
+def _difference(got: bytes, sent: bytes) -> str:
+    """Where two texts part, for the engineer: an offset and two lengths, never the content."""
+    offset = next((i for i, (a, b) in enumerate(zip(got, sent, strict=False)) if a != b), min(len(got), len(sent)))
+    return f"sent {len(sent)} bytes, read {len(got)}; they differ from byte {offset} on"

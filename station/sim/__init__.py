@@ -1,0 +1,1 @@
+"""What stands behind the wire in the demo and the tests: boards, cloud, jig. Never imports a driver."""

@@ -1,0 +1,96 @@
+"""What the station does now, as one frozen value that anybody may wait for.
+
+No event bus: a slot posts, a reader waits for anything newer than what it has seen. A late reader sees the present,
+never a gap, and no reader can hold a slot's thread up.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from station.faults import Fault
+from station.model import Outcome, Step
+
+
+class SlotState(StrEnum):
+    """A slot's life: EMPTY, RUNNING, the result latched until the board is lifted, EMPTY."""
+
+    EMPTY = "empty"
+    RUNNING = "running"
+    RESULT = "result"
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """One slot, now. ``outcome`` and ``fault`` speak in RESULT only."""
+
+    slot: str
+    state: SlotState = SlotState.EMPTY
+    run: str | None = None
+    order: str | None = None
+    serial: str | None = None
+    step: Step | None = None
+    outcome: Outcome | None = None
+    fault: Fault | None = None
+    detail: str = ""
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class StationStatus:
+    """The whole station, now. ``version`` grows with each change."""
+
+    version: int
+    station: str
+    simulated: bool
+    slots: tuple[SlotStatus, ...]
+    outbox: int = 0
+    stopping: bool = False
+
+
+class StatusBoard:
+    """Holds the present `StationStatus`; safe from any thread."""
+
+    def __init__(self, station: str, slots: tuple[str, ...], *, simulated: bool) -> None:
+        self._changed = threading.Condition()
+        self._now = StationStatus(1, station, simulated, tuple(SlotStatus(name) for name in slots))
+
+    def post(self, slot: SlotStatus) -> None:
+        """Replace the status of the slot of that name."""
+        with self._changed:
+            slots = tuple(slot if old.slot == slot.slot else old for old in self._now.slots)
+            self._publish(replace(self._now, slots=slots))
+
+    def post_outbox(self, waiting: int) -> None:
+        """Say how many certificates still wait to be taken out of service."""
+        with self._changed:
+            if waiting != self._now.outbox:
+                self._publish(replace(self._now, outbox=waiting))
+
+    def post_stopping(self) -> None:
+        """Say that the station goes down."""
+        with self._changed:
+            self._publish(replace(self._now, stopping=True))
+
+    def now(self) -> StationStatus:
+        """The present."""
+        return self._now
+
+    def wait(self, newer_than: int, timeout_s: float) -> StationStatus:
+        """The present, as soon as it is newer than a version, or after ``timeout_s`` as it is."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while self._now.version <= newer_than:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            return self._now
+
+    def _publish(self, new: StationStatus) -> None:
+        self._now = replace(new, version=new.version + 1)
+        self._changed.notify_all()
