@@ -55,10 +55,12 @@ def provision(run: Run, board: Board, line: Line, stop: Stop, tell: Callable[[Ru
     def step(name: Step) -> Iterator[None]:
         stop.check()
         tell(run, name)
-        began, ticks, fault = datetime.now(UTC), time.perf_counter(), None
+        began, ticks = datetime.now(UTC), time.perf_counter()
+        fault: Fault | None = Fault.UNEXPECTED
         try:
             yield
             stop.check()
+            fault = None
         except FaultError as error:
             fault = error.fault
             raise

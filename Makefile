@@ -1,0 +1,50 @@
+# make demo   the whole line against simulators, live in this terminal
+# make test   the whole suite
+# make check  exactly what CI runs
+SHELL := /bin/bash
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+
+.PHONY: demo test check lint format bench docs lock clean setup-sim setup-dev
+
+demo: setup-sim
+	@$(BIN)/station demo .demo
+
+test: setup-dev
+	$(PYTEST)
+
+check: setup-dev lint
+	$(PYTEST) --cov --cov-report=term
+
+lint: setup-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m station.config --check
+
+format: setup-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup-dev
+	$(BIN)/python tests/bench.py
+
+docs: setup-dev
+	$(BIN)/python -m station.config
+
+# Resolves anew; review the diff. The lock for tests rules the versions of the other two.
+lock: setup-dev
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --extra install --extra sim --extra dev pyproject.toml -o .requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra install --extra sim pyproject.toml -c .requirements/dev.txt -o .requirements/sim.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra install pyproject.toml -c .requirements/dev.txt -o .requirements/run.txt
+
+clean:
+	rm -rf .venv .demo .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find station tests -name __pycache__ -prune -exec rm -rf {} +
+
+setup-sim:
+	@.ci/setup sim
+
+setup-dev:
+	@.ci/setup dev

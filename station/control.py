@@ -1,0 +1,90 @@
+"""The other end of the control socket: what the CLI asks a running station. Small, so that a command starts fast."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from station.faults import Fault, FaultError
+
+_MAX_ANSWER = 64 * 1024 * 1024
+
+
+@contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """A name for a Unix socket that fits the 107 bytes of unix(7), however deep its folder is."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket (the standard library only knows TCP)."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        with short_path(self._path) as path:
+            self.sock.connect(path)
+
+
+class Control:
+    """Requests to a running station. Every call may raise `FaultError`: the station's own, or `Fault.NOT_RUNNING`."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self._path = socket_path
+
+    def status(self, newer_than: int = 0, wait_s: float = 0.0) -> dict[str, Any]:
+        """The station's status as soon as it is newer than a version."""
+        answer: dict[str, Any] = self._ask("GET", f"/v1/status?newer_than={newer_than}&wait_s={wait_s}", wait_s=wait_s)
+        return answer
+
+    def orders(self) -> list[dict[str, Any]]:
+        """All work orders with their progress."""
+        answer: list[dict[str, Any]] = self._ask("GET", "/v1/orders")
+        return answer
+
+    def add_order(self, order: dict[str, Any]) -> None:
+        """Open a work order."""
+        self._ask("POST", "/v1/orders", order)
+
+    def close_order(self, number: str, by: str) -> None:
+        """Close a work order."""
+        self._ask("POST", f"/v1/orders/{quote(number, safe='')}/close", {"by": by})
+
+    def unit(self, serial: str) -> list[dict[str, Any]]:
+        """Every run of one unit, oldest first."""
+        answer: list[dict[str, Any]] = self._ask("GET", f"/v1/units/{quote(serial, safe='')}")
+        return answer
+
+    def _ask(self, method: str, path: str, body: object = None, wait_s: float = 0.0) -> Any:
+        connection = _UnixConnection(self._path, timeout_s=wait_s + 10.0)
+        try:
+            text = None if body is None else json.dumps(body)
+            connection.request(method, path, text, {"content-type": "application/json"} if text else {})
+            response = connection.getresponse()
+            answer = json.loads(response.read(_MAX_ANSWER))
+        except PermissionError as error:
+            raise FaultError(Fault.NOT_RUNNING, f"no permission to use {self._path}; join the station's group") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise FaultError(
+                Fault.NOT_RUNNING, f"no station answers on {self._path} ({type(error).__name__}); start it: station run"
+            ) from error
+        finally:
+            connection.close()
+        if response.status >= http.client.BAD_REQUEST:
+            raise FaultError(Fault(answer["fault"]), answer["detail"])
+        return answer

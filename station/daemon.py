@@ -1,0 +1,224 @@
+"""Builds the parts from the config, starts them, watches them, stops them. The only place that knows every adapter."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from threading import Event
+
+import structlog
+
+from station import web
+from station.aws import AwsCloud
+from station.ca import CertificateAuthority, load_ca_certificate
+from station.config import Config
+from station.config.messages import Messages
+from station.faults import Fault, FaultError
+from station.hsm.keys import token_key
+from station.hsm.pin import PinSource
+from station.hsm.signers import Signers
+from station.hsm.uri import KeyUri
+from station.interfaces import BoardDriver
+from station.jig import Nest, Presence
+from station.lamps import Colour, Lamp, LampThread, LedLamp, TerminalLamp
+from station.ledger import Outbox, SqliteLedger
+from station.sequence import Line
+from station.slots import Bench, Halt, Slot
+from station.status import StatusBoard
+
+_SLOT_SILENT_S = 60.0  # longer than any single wait in a run: a slot that has not ticked for so long is stuck
+_BEAT_S = 0.5
+
+log = structlog.get_logger()
+
+
+def run(config: Config) -> None:
+    """Run the station until SIGTERM or SIGINT.
+
+    Raises:
+        FaultError: what keeps the station from starting, or the slot thread that died.
+    """
+    _keep_secrets_in_memory()
+    _log_as_json(config)
+    stopping = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    with ExitStack() as parts:
+        parts.enter_context(_only_one(config.state))
+        slots, halt, status = _start(config, parts)
+        _notify("READY=1", f"STATUS={len(slots)} slots at work")
+        log.info("station runs", station=config.station, version=version("provisioning-station"))
+        try:
+            _watch(slots, stopping)
+        finally:
+            _notify("STOPPING=1")
+            log.info("station stops", grace_s=config.stop_grace_s)
+            status.post_stopping()
+            halt.ask(config.stop_grace_s)
+            for slot in slots:
+                slot.join()
+
+
+def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], Halt, StatusBoard]:
+    """Build and start every part; ``parts`` stops them in the opposite order."""
+    key = KeyUri.parse(config.hsm.key)
+    ledger = SqliteLedger(
+        config.state / "ledger.sqlite",
+        station=config.station,
+        software=version("provisioning-station"),
+        config_hash=config.hash,
+        token=str(key),
+        simulated=config.simulate,
+    )
+    parts.callback(ledger.dispose)
+    for cut in ledger.recover():
+        log.warning("a run was cut short", run=cut.run, serial=cut.serial)
+
+    signers = parts.enter_context(_signers(config, key))
+    certificate = load_ca_certificate(config.ca.certificate)
+    authority = CertificateAuthority(certificate, token_key(certificate.public_key(), signers))
+    authority.prove()
+
+    cloud = AwsCloud.from_settings(config.aws, config.aws.server_roots.read_bytes())
+    status = StatusBoard(config.station, tuple(slot.name for slot in config.slots), simulated=config.simulate)
+    outbox = Outbox(ledger, lambda leaf: cloud.retire(leaf, certificate), status.post_outbox)
+    outbox.start()
+    parts.callback(outbox.stop)
+
+    lamps = LampThread(status, {slot.name: _lamps(slot.lamp, config) for slot in config.slots})
+    lamps.start()
+    parts.callback(lamps.stop)
+
+    control = web.ControlServer(
+        web.application(status, ledger, frozenset(config.products), lambda: None), config.runtime / "control.sock"
+    )
+    control.start()
+    parts.callback(control.stop)
+
+    halt = Halt()
+    bench = Bench(
+        Line(authority, cloud, ledger),
+        ledger,
+        ledger,
+        config.products,
+        driver,
+        config.operator,
+        status,
+        halt,
+        outbox.wake,
+    )
+    slots = []
+    for nest in config.slots:
+        presence = Presence(
+            Nest(nest.port),
+            debounce_s=config.slot_times.debounce_ms / 1000,
+            lifted_s=config.slot_times.lifted_ms / 1000,
+        )
+        slot = Slot(nest.name, str(nest.port), presence, bench)
+        slot.start()
+        slots.append(slot)
+    return slots, halt, status
+
+
+def _signers(config: Config, key: KeyUri) -> Signers:
+    pin = PinSource(credential=config.hsm.pin.credential, file=config.hsm.pin.file)
+    return Signers(
+        key, pin, config.state / "pin-latch", processes=config.hsm.processes, timeout_s=config.hsm.timeout_s
+    )
+
+
+def driver(name: str) -> BoardDriver:
+    """The board family of that name, loaded now.
+
+    Raises:
+        FaultError: `Fault.CONFIG` where no installed package names it.
+    """
+    found = entry_points(group="station.boards", name=name)
+    if not found:
+        known = ", ".join(sorted(entry_points(group="station.boards").names))
+        raise FaultError(Fault.CONFIG, f"no board driver is called {name!r}; installed are {known}")
+    loaded: BoardDriver = next(iter(found)).load()
+    return loaded
+
+
+def _lamps(settings: object, config: Config) -> list[Lamp]:
+    from station.config import Leds, Terminal  # noqa: PLC0415
+
+    match settings:
+        case Leds():
+            return [LedLamp(settings.folder, {colour: getattr(settings, colour) for colour in Colour})]
+        case Terminal():
+            return [TerminalLamp(Messages.load(config.language))]
+    return []
+
+
+def _watch(slots: list[Slot], stopping: Event) -> None:
+    """Feed the systemd watchdog while every slot ticks; end when asked to, or when a slot's thread is gone."""
+    while not stopping.wait(_BEAT_S):
+        dead = [slot.slot for slot in slots if not slot.is_alive()]
+        if dead:
+            raise FaultError(Fault.UNEXPECTED, f"the thread of slot {', '.join(dead)} is gone; see the log")
+        if all(time.monotonic() - slot.ticked < _SLOT_SILENT_S for slot in slots):
+            _notify("WATCHDOG=1")
+
+
+@contextmanager
+def _only_one(state: Path) -> Iterator[None]:
+    """Hold the state folder's lock: two stations on one ledger would each believe the other's runs cut short."""
+    try:
+        handle = (state / "station.lock").open("a")
+    except OSError as error:
+        raise FaultError(Fault.CONFIG, f"the state folder {state} cannot be written: {error.strerror}") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FaultError(Fault.ALREADY_RUNNING, f"another station holds {state}") from error
+        yield
+
+
+def _notify(*lines: str) -> None:
+    """Tell systemd (sd_notify(3)); nothing happens outside of it."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        try:
+            channel.sendto("\n".join(lines).encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+        except OSError as error:
+            log.warning("systemd does not listen", detail=str(error))
+
+
+def _keep_secrets_in_memory() -> None:
+    """No core dump and no ptrace by others: keys made on the station live here for the length of a run."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE, prctl(2)
+
+
+def _log_as_json(config: Config) -> None:
+    """One JSON object an event, a line each, on stderr: systemd's journal keeps it."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            # Without locals: they hold keys.
+            structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    structlog.contextvars.bind_contextvars(station=config.station)

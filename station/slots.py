@@ -1,0 +1,209 @@
+"""A thread per slot: wait for a board, run, latch the result until the board is lifted, again.
+
+The thread's stack is its state. It ends by itself within one poll once the station stops; a run gets its grace first.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from station.faults import Fault, FaultError
+from station.interfaces import BoardDriver, Ledger, OrderBook
+from station.jig import Presence
+from station.model import Outcome, Product, Run, Step, WorkOrder
+from station.sequence import Line, provision
+from station.status import SlotState, SlotStatus, StatusBoard
+
+_LEDGER_RETRY_S = 1.0
+
+log = structlog.get_logger()
+
+
+class Halt:
+    """The station's own wish to stop: at once for slots without a run, after the grace for the others."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._abort_at = float("inf")
+
+    def ask(self, grace_s: float) -> None:
+        """Stop: no new run, and an end to the running ones after ``grace_s``."""
+        self._abort_at = time.monotonic() + grace_s
+        self._asked.set()
+
+    @property
+    def asked(self) -> bool:
+        """Whether no new run may begin."""
+        return self._asked.is_set()
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the grace is over."""
+        return time.monotonic() >= self._abort_at
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, less long once asked; return `asked`."""
+        return self._asked.wait(seconds)
+
+
+class RunStop:
+    """`interfaces.Stop` for one run: lifted, or the station's grace is over. Each look is also the slot's tick."""
+
+    def __init__(self, presence: Presence, halt: Halt, tick: Callable[[], None]) -> None:
+        self._presence, self._halt, self._tick = presence, halt, tick
+
+    def check(self) -> None:
+        """Raise once there is a reason."""
+        self._tick()
+        if self._presence.lifted():
+            raise FaultError(Fault.LIFTED, "nothing is in the slot")
+        if self._halt.overdue:
+            raise FaultError(Fault.STOPPED, "the station stops, and the grace of the run is over")
+
+    def wait(self, seconds: float) -> None:
+        """Wait in pieces, each followed by a look."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.check()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            # Not on the halt event: it is set all through the grace, and this would spin.
+            time.sleep(min(left, Presence.poll_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every slot works with."""
+
+    line: Line
+    ledger: Ledger
+    orders: OrderBook
+    products: Mapping[str, Product]
+    driver: Callable[[str], BoardDriver]
+    operator: str
+    status: StatusBoard
+    halt: Halt
+    settled: Callable[[], None]
+
+
+class Slot(threading.Thread):
+    """One nest of the jig, at work."""
+
+    def __init__(self, name: str, port: str, presence: Presence, bench: Bench) -> None:
+        super().__init__(name=f"slot-{name}")
+        self.slot, self._port, self._presence, self._bench = name, port, presence, bench
+        self.ticked = time.monotonic()
+
+    def run(self) -> None:
+        """Live until the station stops."""
+        structlog.contextvars.bind_contextvars(slot=self.slot)
+        latched = SlotStatus(self.slot)
+        while not self._bench.halt.asked:
+            if latched.fault is not Fault.LIFTED:  # who lifts a running board shall still see what that was
+                self._post(SlotStatus(self.slot))
+            if not self._await(self._presence.plugged):
+                break
+            latched = self._provision()
+            self._post(latched)
+            self._await(self._presence.lifted)
+        log.info("slot ends")
+
+    def _await(self, there: Callable[[], bool]) -> bool:
+        while not self._bench.halt.asked:
+            self._tick()
+            if there():
+                return True
+            self._bench.halt.wait(self._presence.poll_s)
+        return False
+
+    def _provision(self) -> SlotStatus:
+        """One attempt at what is in the nest; what comes back is what the lamp latches."""
+        try:
+            order = self._bench.orders.next_order()
+            if order is None:
+                raise FaultError(Fault.NO_ORDER, "no open work order has units left to build")
+            run = Run(self.slot, self._bench.operator, order, self._product(order))
+            self._bench.ledger.open(run)
+        except FaultError as error:
+            log.warning("no run", fault=error.fault.code, detail=error.detail)
+            return SlotStatus(
+                self.slot, SlotState.RESULT, outcome=Outcome.of(error.fault), fault=error.fault, detail=error.detail
+            )
+        with structlog.contextvars.bound_contextvars(run=run.id):
+            self._attempt(run)
+            self._close(run)
+            return self._latched(run)
+
+    def _product(self, order: WorkOrder) -> Product:
+        product = self._bench.products.get(order.product)
+        if product is None:
+            raise FaultError(Fault.CONFIG, f"order {order.number} is for {order.product}, which has no product file")
+        return product
+
+    def _attempt(self, run: Run) -> None:
+        stop = RunStop(self._presence, self._bench.halt, self._tick)
+        try:
+            board = self._bench.driver(run.product.driver)(self._port, run.product, stop)
+            try:
+                provision(run, board, self._bench.line, stop, self._tell)
+            finally:
+                board.close()
+        except FaultError as error:
+            run.fault = error
+        except Exception as error:  # noqa: BLE001 - a run's top: whatever it is, this unit is not good
+            log.exception("unexpected")
+            run.fault = FaultError(Fault.UNEXPECTED, f"run {run.id}: {type(error).__name__}")
+
+    def _close(self, run: Run) -> None:
+        """Put the end on record, however long that takes: until then the slot shows the ledger's fault, never green."""
+        while True:
+            try:
+                self._bench.ledger.close(run)
+            except FaultError as error:
+                run.fault = error
+                log.error("the end of the run is not on record", fault=error.fault.code, detail=error.detail)  # noqa: TRY400 - the detail says it
+                self._post(self._latched(run))
+                self._tick()
+                if self._bench.halt.wait(_LEDGER_RETRY_S):
+                    return
+            else:
+                break
+        self._bench.settled()
+        log.info(
+            "run ends",
+            outcome=run.outcome.value,
+            serial=run.unit.serial if run.unit else None,
+            fault=run.fault.fault.code if run.fault else None,
+            detail=run.fault.detail if run.fault else "",
+            ms=round(sum(record.duration_ms for record in run.steps)),
+        )
+
+    def _tell(self, run: Run, step: Step) -> None:
+        serial = run.unit.serial if run.unit else None
+        log.info("step", step=step.value, serial=serial)
+        self._post(SlotStatus(self.slot, SlotState.RUNNING, run.id, run.order.number, serial, step))
+
+    def _latched(self, run: Run) -> SlotStatus:
+        return SlotStatus(
+            self.slot,
+            SlotState.RESULT,
+            run.id,
+            run.order.number,
+            run.unit.serial if run.unit else None,
+            run.steps[-1].step if run.steps else None,
+            run.outcome,
+            run.fault.fault if run.fault else None,
+            run.fault.detail if run.fault else "",
+        )
+
+    def _post(self, status: SlotStatus) -> None:
+        self._bench.status.post(status)
+
+    def _tick(self) -> None:
+        self.ticked = time.monotonic()

@@ -1,0 +1,134 @@
+"""What the commands print for people. Plain text where there is no terminal: rich decides that."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from station.config.messages import Messages
+from station.faults import Fault
+
+if TYPE_CHECKING:
+    from station.control import Control
+
+_STYLES = {"PASS": "green", "FAIL": "red", "ERROR": "yellow", "ABORTED": "yellow", "running": "blue"}
+_WATCH_S = 20.0
+
+
+def print_json(value: object) -> None:
+    """One JSON document on a line."""
+    print(json.dumps(value, separators=(",", ":")))  # noqa: T201 - the command's output
+
+
+def print_status(status: dict[str, Any]) -> None:
+    """The slots as a table, and what else an engineer asks first."""
+    console = Console(soft_wrap=True)
+    table = Table("slot", "state", "unit", "step", "since", "fault", box=None, pad_edge=False)
+    for slot in status["slots"]:
+        table.add_row(*_slot_row(slot))
+    mark = "  SIMULATED: nothing here is production" if status["simulated"] else ""
+    ending = "  stopping" if status["stopping"] else ""
+    console.print(f"{escape(status['station'])}{mark}{ending}", style="bold")
+    console.print(table)
+    if status["outbox"]:
+        console.print(f"{status['outbox']} certificate(s) wait to be taken out of service", style="yellow")
+
+
+def watch(control: Control, *, as_json: bool) -> None:
+    """Print each change until the station ends or the reader does."""
+    version, seen = 0, {}
+    console = Console(soft_wrap=True, highlight=False)
+    while True:
+        status = control.status(newer_than=version, wait_s=_WATCH_S)
+        if status["version"] == version:
+            continue
+        version = status["version"]
+        if as_json:
+            print_json(status)
+            sys.stdout.flush()
+            continue
+        for slot in status["slots"]:
+            if seen.get(slot["slot"]) != slot:
+                seen[slot["slot"]] = slot
+                console.print(slot_line(slot), style=_STYLES.get(_word(slot)))
+
+
+def slot_line(slot: dict[str, Any]) -> str:
+    """One slot's change as a line."""
+    time = datetime.fromisoformat(slot["since"]).astimezone().strftime("%H:%M:%S")
+    words = [time, f"slot {slot['slot']}", _word(slot), slot["serial"] or ""]
+    if slot["state"] == "running" and slot["step"]:
+        words.append(slot["step"])
+    if slot["fault"]:
+        words.append(f"{slot['fault']} {Messages.load('en').title(Fault(slot['fault']))} ({slot['detail']})")
+    return escape("  ".join(word for word in words if word))
+
+
+def print_orders(orders: list[dict[str, Any]]) -> None:
+    """The work orders as a table."""
+    if not orders:
+        Console().print("no work order yet; open one: station orders add NUMBER --product NAME --quantity N")
+        return
+    table = Table("order", "product", "kind", "passed", "of", "state", box=None, pad_edge=False)
+    for progress in orders:
+        order = progress["order"]
+        state = "closed" if progress["closed_at"] else "open"
+        table.add_row(
+            escape(order["number"]),
+            escape(order["product"]),
+            order["kind"],
+            str(progress["passed"]),
+            str(order["quantity"]),
+            state,
+        )
+    Console(soft_wrap=True).print(table)
+
+
+def print_unit(serial: str, runs: list[dict[str, Any]]) -> None:
+    """One unit's runs, each with its steps: what happened, when, who, and which certificate came of it."""
+    console = Console(soft_wrap=True, highlight=False)
+    messages = Messages.load("en")
+    console.print(f"{escape(serial)}: {len(runs)} run(s)", style="bold")
+    for run in runs:
+        outcome = run["outcome"] or "running"
+        console.print(f"\n{_when(run['started_at'])}  {outcome}", style=_STYLES.get(outcome))
+        for name in ("run", "order", "product", "operator", "slot", "station", "chip_id", "firmware", "software"):
+            if run.get(name):
+                console.print(f"  {name:<12} {escape(str(run[name]))}")
+        for certificate in run["certificates"]:
+            console.print(f"  certificate  {certificate['number']}  {certificate['certificate_id'] or 'never issued'}")
+        for step in run["steps"]:
+            console.print(f"  {step['step']:<12} {step['duration_ms']:>8.1f} ms  {step['fault'] or ''}")
+        if run["fault"]:
+            console.print(f"  {run['fault']} {messages.title(Fault(run['fault']))}: {escape(run['detail'])}", style="red")
+
+
+def _slot_row(slot: dict[str, Any]) -> tuple[str, ...]:
+    word = _word(slot)
+    style = _STYLES.get(word, "dim")
+    fault = ""
+    if slot["fault"]:
+        fault = f"{slot['fault']} {Messages.load('en').title(Fault(slot['fault']))}: {slot['detail']}"
+    since = datetime.now(UTC) - datetime.fromisoformat(slot["since"])
+    return (
+        escape(slot["slot"]),
+        f"[{style}]{word}[/]",
+        escape(slot["serial"] or ""),
+        slot["step"] or "",
+        f"{max(0, int(since.total_seconds()))} s",
+        escape(fault),
+    )
+
+
+def _word(slot: dict[str, Any]) -> str:
+    return str(slot["outcome"] or slot["state"])
+
+
+def _when(text: str) -> str:
+    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")

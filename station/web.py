@@ -1,0 +1,217 @@
+"""The control API, on a Unix socket. The operator's page will be served by the same application.
+
+Who may open the socket may control the line: the socket's file mode (0660) is the whole authorization.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from enum import Enum
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Protocol
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from station.control import short_path
+from station.faults import Fault, FaultError
+from station.model import NAME, SERIAL, OrderKind, WorkOrder
+from station.status import StatusBoard
+
+_MAX_BODY = 65_536
+_MAX_WAIT_S = 30.0
+
+
+class Record(Protocol):
+    """What the API reads and writes in the ledger; values are dataclasses."""
+
+    def add_order(self, order: WorkOrder, by: str) -> None:
+        """Open a work order."""
+
+    def close_order(self, number: str, by: str) -> None:
+        """Close a work order."""
+
+    def orders(self) -> Any:
+        """All work orders with their progress, oldest first."""
+
+    def unit_history(self, serial: str) -> Any:
+        """Everything on record about one unit."""
+
+
+def plain(value: object) -> Any:
+    """A dataclass, enum or time as JSON knows it; faults by their code, times in ISO 8601 UTC."""
+    match value:
+        case Enum():
+            return value.value
+        case datetime():
+            return value.isoformat()
+        case Path():
+            return str(value)
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+class _Json(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, default=plain, separators=(",", ":")).encode()
+
+
+def _refused(error: FaultError, status: HTTPStatus) -> _Json:
+    return _Json({"fault": error.fault.code, "detail": error.detail}, status)
+
+
+async def _on_fault(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, FaultError):
+        raise error
+    ours = error.fault in {Fault.LEDGER_DOWN, Fault.UNEXPECTED}
+    return _refused(error, HTTPStatus.SERVICE_UNAVAILABLE if ours else HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """The JSON object that a request carries, bounded."""
+    text = b""
+    async for piece in request.stream():
+        text += piece
+        if len(text) > _MAX_BODY:
+            raise FaultError(Fault.ORDER_INVALID, f"the request is longer than {_MAX_BODY} bytes")
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise FaultError(Fault.ORDER_INVALID, f"the request is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise FaultError(Fault.ORDER_INVALID, "the request is not a JSON object")
+    return value
+
+
+def _order(body: dict[str, Any], products: frozenset[str]) -> WorkOrder:
+    """A work order from what a client sent."""
+    unknown = sorted(set(body) - {"number", "product", "kind", "quantity", "serials", "reason", "by"})
+    serials = body.get("serials", [])
+    well_formed = (
+        not unknown
+        and all(isinstance(body.get(key), str) for key in ("number", "product", "kind", "by"))
+        and type(body.get("quantity")) is int
+        and isinstance(body.get("reason", ""), str)
+        and isinstance(serials, list)
+        and all(isinstance(serial, str) for serial in serials)
+    )
+    if not well_formed:
+        raise FaultError(
+            Fault.ORDER_INVALID, f"an order has number, product, kind, quantity, by, and may have serials, reason {unknown}"
+        )
+    if body["kind"] not in set(OrderKind):
+        raise FaultError(Fault.ORDER_INVALID, f"the kind {body['kind']!r} is none of {', '.join(OrderKind)}")
+    if body["product"] not in products:
+        raise FaultError(
+            Fault.ORDER_INVALID, f"no product file names {body['product']!r}; there are {', '.join(sorted(products))}"
+        )
+    return WorkOrder(
+        body["number"],
+        body["product"],
+        OrderKind(body["kind"]),
+        body["quantity"],
+        tuple(serials),
+        body.get("reason", ""),
+    )
+
+
+def _named(request: Request, key: str, alphabet: re.Pattern[str]) -> str:
+    value = str(request.path_params[key])
+    if not alphabet.fullmatch(value):
+        raise FaultError(Fault.ORDER_INVALID, f"{value!r} is not of the form {alphabet.pattern}")
+    return value
+
+
+def application(status: StatusBoard, record: Record, products: frozenset[str], changed: Callable[[], None]) -> Starlette:
+    """The API. ``changed`` is called when an order was opened or closed."""
+
+    async def get_status(request: Request) -> Response:
+        try:
+            newer_than = int(request.query_params.get("newer_than", "0"))
+            wait_s = min(float(request.query_params.get("wait_s", "0")), _MAX_WAIT_S)
+        except ValueError as error:
+            raise FaultError(Fault.ORDER_INVALID, str(error)) from error
+        return _Json(asdict(await run_in_threadpool(status.wait, newer_than, wait_s)))
+
+    async def get_orders(_request: Request) -> Response:
+        return _Json([asdict(order) for order in await run_in_threadpool(record.orders)])
+
+    async def post_order(request: Request) -> Response:
+        body = await _body(request)
+        order = _order(body, products)
+        await run_in_threadpool(record.add_order, order, body["by"])
+        changed()
+        return _Json(asdict(order), HTTPStatus.CREATED)
+
+    async def close_order(request: Request) -> Response:
+        number = _named(request, "number", NAME)
+        body = await _body(request)
+        if not isinstance(body.get("by"), str):
+            raise FaultError(Fault.ORDER_INVALID, "who closes the order is to be said in 'by'")
+        await run_in_threadpool(record.close_order, number, body["by"])
+        changed()
+        return _Json({"number": number})
+
+    async def get_unit(request: Request) -> Response:
+        history = await run_in_threadpool(record.unit_history, _named(request, "serial", SERIAL))
+        return _Json([asdict(run) for run in history])
+
+    return Starlette(
+        routes=[
+            Route("/v1/status", get_status),
+            Route("/v1/orders", get_orders),
+            Route("/v1/orders", post_order, methods=["POST"]),
+            Route("/v1/orders/{number}/close", close_order, methods=["POST"]),
+            Route("/v1/units/{serial}", get_unit),
+        ],
+        exception_handlers={FaultError: _on_fault},
+    )
+
+
+class ControlServer(threading.Thread):
+    """Serves the API in a thread of its own on a Unix socket that it makes, and takes away again."""
+
+    def __init__(self, app: Starlette, path: Path) -> None:
+        super().__init__(name="control")
+        self._path = path
+        self._socket = _listen(path)
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1)
+        )
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        self._server.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """End within two seconds; the socket's file goes."""
+        self._server.should_exit = True
+        self.join()
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+
+def _listen(path: Path) -> socket.socket:
+    """A listening Unix socket, mode 0660 from its first moment. The station's lock says that a left-over file is stale."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    staging = path.with_name(f".{path.name}.new")
+    staging.unlink(missing_ok=True)
+    with short_path(staging) as name:
+        listener.bind(name)
+    staging.chmod(0o660)
+    listener.listen(16)
+    staging.rename(path)
+    return listener
