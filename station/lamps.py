@@ -8,7 +8,6 @@
 | FAIL | red | steady |
 | ERROR | amber | double blink |
 | ABORTED | amber | steady |
-| PROVISIONED | green and blue | steady |
 """
 
 from __future__ import annotations

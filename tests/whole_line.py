@@ -73,5 +73,3 @@ class Bench:
         self.station.drained()
         states = self.certificate_states(serial)
         assert all(state == "INACTIVE" for state in states), states
-
-

@@ -97,7 +97,16 @@ def test_a_ca_certificate_of_another_key_is_refused(make_station: MakeStation, t
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-            *("-subj", "/CN=Other REHEARSAL", "-days", "3650", "-keyout", str(tmp_path / "other.key"), "-out", str(other)),
+            *(
+                "-subj",
+                "/CN=Other REHEARSAL",
+                "-days",
+                "3650",
+                "-keyout",
+                str(tmp_path / "other.key"),
+                "-out",
+                str(other),
+            ),
             *("-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"),
         ],
         check=True,
@@ -126,9 +135,7 @@ def test_a_ca_certificate_of_another_key_is_refused(make_station: MakeStation, t
         ("no-boot-change", "U106"),
     ],
 )
-def test_a_bad_board_fails_by_its_own_fault_and_the_next_one_passes(
-    board_bench: Bench, fault: str, code: str
-) -> None:
+def test_a_bad_board_fails_by_its_own_fault_and_the_next_one_passes(board_bench: Bench, fault: str, code: str) -> None:
     result = board_bench.run("SN-BAD", fault)
     assert result["outcome"] == "FAIL"
     assert result["fault"].startswith(code)

@@ -103,7 +103,13 @@ def test_a_token_that_is_gone_is_the_cas_fault_and_the_line_goes_on_when_it_is_b
 
 @pytest.mark.parametrize(
     ("ending", "fault"),
-    [("silent", "N403"), ("close", "N405"), ("reset", "N405"), ("connack-5", "N405"), ("alert-after-handshake", "N405")],
+    [
+        ("silent", "N403"),
+        ("close", "N405"),
+        ("reset", "N405"),
+        ("connack-5", "N405"),
+        ("alert-after-handshake", "N405"),
+    ],
 )
 def test_a_cloud_that_never_registers_is_the_clouds_fault(
     make_station: MakeStation, jig: SimJig, cloud_api: Any, ending: str, fault: str
@@ -122,7 +128,9 @@ def test_a_cloud_that_never_registers_is_the_clouds_fault(
     assert bench.run("SN-1")["outcome"] == "PASS"
 
 
-@pytest.mark.parametrize("ending", ["close", "reset", "alert-in-handshake", "alert-after-handshake", "silent", "connack-5"])
+@pytest.mark.parametrize(
+    "ending", ["close", "reset", "alert-in-handshake", "alert-after-handshake", "silent", "connack-5"]
+)
 def test_a_lost_first_connect_in_any_form_costs_no_unit(bench: Bench, ending: str) -> None:
     order_troubles(bench.station.provider, endings=[ending])
     assert bench.run("SN-1")["outcome"] == "PASS"

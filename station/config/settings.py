@@ -1,0 +1,289 @@
+"""The station's settings and its products, as values that cannot be wrong by themselves or together."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from station.config.guards import refuse_mixing
+from station.config.loader import ConfigError, Document, FilePath, Model, Name, Strict, read, validate
+from station.model import KeyOrigin, KeyType, Product, Profile
+
+_MAX_PRODUCTS = 500
+_CLIENT_ID = re.compile(r"[A-Za-z0-9:_-]{0,60}\{serial\}[A-Za-z0-9:_-]{0,60}")
+_TOPIC = re.compile(
+    r"(?!\$)[A-Za-z0-9:_-]*(\{serial\})?[A-Za-z0-9:_-]*(/[A-Za-z0-9:_-]*(\{serial\})?[A-Za-z0-9:_-]*){0,7}"
+)
+
+Seconds: TypeAlias = Annotated[float, Field(ge=0.1, le=3600)]
+
+
+def _key_uri(text: str) -> str:
+    if not text.startswith("pkcs11:"):
+        raise ValueError('should be an RFC 7512 URI: "pkcs11:token=...;object=...?module-path=/...so"')
+    if "pin-value" in text:
+        raise ValueError("must not hold a pin-value; name a 0600 `file` or a systemd `credential` under `pin`")
+    return text
+
+
+KeyUriText: TypeAlias = Annotated[str, Field(max_length=1024), AfterValidator(_key_uri)]
+
+
+class Pin(Strict):
+    """Where the token's PIN is: in a systemd credential, or in a file that only its owner may read."""
+
+    credential: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    file: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Pin:
+        if (self.credential is None) == (self.file is None):
+            raise ValueError("should name one of `credential` and `file`")
+        return self
+
+
+class Leds(Strict):
+    """Four lights of the Linux LED class; each value is a folder's name under ``folder``."""
+
+    kind: Literal["leds"]
+    folder: FilePath = Path("/sys/class/leds")
+    green: str
+    red: str
+    amber: str
+    blue: str
+
+    @field_validator("green", "red", "amber", "blue")
+    @classmethod
+    def _a_name(cls, name: str) -> str:
+        if not name or "/" in name or name.startswith("."):
+            raise ValueError("should be the name of one folder, as `ls /sys/class/leds` prints it")
+        return name
+
+
+class Terminal(Strict):
+    """The lamp is a line on the station's terminal."""
+
+    kind: Literal["terminal"]
+
+
+class SlotSettings(Strict):
+    """One nest of the jig."""
+
+    name: Name
+    port: FilePath
+    lamp: Annotated[Leds | Terminal, Field(discriminator="kind")]
+
+
+class Hsm(Strict):
+    """The token that holds the CA key."""
+
+    key: KeyUriText
+    pin: Pin
+    processes: Annotated[int, Field(ge=1, le=8)] = 1
+    timeout_s: Annotated[float, Field(ge=0.2, le=60)] = 5.0
+
+
+class Ca(Strict):
+    """The CA that signs the units' certificates."""
+
+    certificate: FilePath
+
+
+class StationActivates(Strict):
+    """The station attaches ``policy`` and the thing, then sets the certificate ACTIVE."""
+
+    by: Literal["station"]
+    policy: Annotated[str, Field(pattern=r"^[A-Za-z0-9+=,.@_-]{1,128}$")]
+
+
+class ProviderActivates(Strict):
+    """The provider's own rule does it; the station waits."""
+
+    by: Literal["provider"]
+
+
+class Simulator(Strict):
+    """Where the simulated AWS IoT answers."""
+
+    api_url: Annotated[str, Field(pattern=r"^http://127\.0\.0\.1:[0-9]{1,5}$")]
+    alpn: bool = False
+
+
+class Aws(Strict):
+    """The AWS IoT Core that the units connect to."""
+
+    region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$")]
+    endpoint: Annotated[str, Field(pattern=r"^[a-z0-9.-]{1,253}$")]
+    port: Annotated[int, Field(ge=1, le=65535)] = 8883
+    ca_certificate_id: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    server_roots: FilePath
+    server_roots_for: str | None = None
+    activation: Annotated[StationActivates | ProviderActivates, Field(discriminator="by")]
+    dial_timeout_s: Seconds = 5.0
+    connect_deadline_s: Seconds = 60.0
+    simulator: Simulator | None = None
+
+    @field_validator("endpoint")
+    @classmethod
+    def _a_host_name(cls, endpoint: str) -> str:
+        try:
+            ipaddress.ip_address(endpoint)
+        except ValueError:
+            return endpoint
+        raise ValueError("is an IP address; AWS IoT needs the host name (it goes into SNI)")
+
+
+class SlotTimes(Strict):
+    """How long a board must be seen before it counts as plugged, and be gone before it counts as lifted."""
+
+    debounce_ms: Annotated[int, Field(ge=0, le=10_000)] = 300
+    lifted_ms: Annotated[int, Field(ge=100, le=10_000)] = 1000
+
+
+class StationFile(Strict):
+    """``station.yaml``."""
+
+    station: Name
+    language: Literal["en", "vi"]
+    operator: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$")]
+    simulate: bool
+    state: FilePath
+    runtime: FilePath
+    slots: Annotated[tuple[SlotSettings, ...], Field(max_length=64)]
+    hsm: Hsm
+    ca: Ca
+    aws: Aws
+    slot_times: SlotTimes = SlotTimes()
+    stop_grace_s: Annotated[float, Field(ge=0, le=600)] = 30.0
+
+    @field_validator("slots")
+    @classmethod
+    def _each_once(cls, slots: tuple[SlotSettings, ...]) -> tuple[SlotSettings, ...]:
+        if not slots:
+            raise ValueError("should name at least one slot")
+        for what, values in (("name", [slot.name for slot in slots]), ("port", [str(slot.port) for slot in slots])):
+            twice = {value for value in values if values.count(value) > 1}
+            if twice:
+                raise ValueError(f"two slots have the {what} {min(twice)!r}; each has its own")
+        return slots
+
+
+class _Key(Strict):
+    type: KeyType
+    origin: KeyOrigin
+
+
+class _Certificate(Strict):
+    # AWS IoT takes any validity; a certificate past 50 years outlives every CA of ours.
+    validity_days: Annotated[int, Field(ge=1, le=18_262)]
+    backdate_s: Annotated[int, Field(ge=0, le=604_800)] = 3600
+    organization: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    organizational_unit: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+
+
+class _FirstContact(Strict):
+    client_id: str = "{serial}"
+    topic: str = "{serial}/hello"
+
+    @field_validator("client_id")
+    @classmethod
+    def _names_the_unit(cls, text: str) -> str:
+        if not _CLIENT_ID.fullmatch(text):
+            raise ValueError("should hold {serial} once, beside it only A-Z a-z 0-9 : _ - (it is the thing's name too)")
+        return text
+
+    @field_validator("topic")
+    @classmethod
+    def _a_topic(cls, text: str) -> str:
+        if not text or not _TOPIC.fullmatch(text):
+            raise ValueError("should be at most 8 levels of A-Z a-z 0-9 : _ - and {serial}; no wildcard, no leading $")
+        return text
+
+
+class ProductFile(Strict):
+    """One file of ``products/``."""
+
+    name: Name
+    driver: Name
+    model: Name
+    firmware: Name | None = None
+    baud: Annotated[int, Field(ge=1200, le=4_000_000)] = 115_200
+    key: _Key
+    certificate: _Certificate
+    first_contact: _FirstContact = _FirstContact()
+
+    def product(self) -> Product:
+        """The product as the rest of the station knows it."""
+        return Product(
+            name=self.name,
+            driver=self.driver,
+            model=self.model,
+            key_type=self.key.type,
+            key_origin=self.key.origin,
+            profile=Profile(**self.certificate.model_dump()),
+            client_id=self.first_contact.client_id,
+            topic=self.first_contact.topic,
+            baud=self.baud,
+            firmware=self.firmware,
+        )
+
+
+class Config(StationFile):
+    """Everything the station was told; ``hash`` (hex SHA-256 over all files) names it on every record."""
+
+    products: Mapping[str, Product]
+    hash: str
+
+
+def load(path: Path) -> Config:
+    """Read ``station.yaml`` and the ``products/`` beside it.
+
+    Raises:
+        ConfigError: `Fault.CONFIG` with every mistake that was found in all files; `Fault.SIMULATION_MIXED` where each
+            is right by itself but simulated and real parts stand together.
+    """
+    problems: list[str] = []
+    documents: list[Document] = []
+    station = _collect(path, StationFile, documents, problems)
+    products: dict[str, Product] = {}
+    for file in _product_files(path.parent / "products", problems):
+        found = _collect(file, ProductFile, documents, problems)
+        if found is None:
+            continue
+        if found.name != file.stem:
+            problems.append(documents[-1].problem(("name",), f"is {found.name!r} in a file called {file.name!r}"))
+        products[found.name] = found.product()
+    if station is None or problems:
+        raise ConfigError(problems)
+    refuse_mixing(documents[0], station)
+    return Config.model_construct(**dict(station), products=MappingProxyType(products), hash=_hash(documents))
+
+
+def _collect(path: Path, model: type[Model], documents: list[Document], problems: list[str]) -> Model | None:
+    try:
+        document = read(path)
+        documents.append(document)
+        return validate(document, model)
+    except ConfigError as error:
+        problems += error.problems
+        return None
+
+
+def _product_files(folder: Path, problems: list[str]) -> list[Path]:
+    files = sorted(folder.glob("*.yaml"))[:_MAX_PRODUCTS]
+    if not files:
+        problems.append(f"{folder}: holds no product; a product is one .yaml file there")
+    return files
+
+
+def _hash(documents: list[Document]) -> str:
+    values = [document.value for document in documents]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
