@@ -183,7 +183,9 @@ class _Journal:
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            raise FaultError(Fault.CEREMONY, f"the journal {self._path} is damaged; compare token and outputs by hand") from error
+            raise FaultError(
+                Fault.CEREMONY, f"the journal {self._path} is damaged; compare token and outputs by hand"
+            ) from error
         return facts
 
     def _save(self, facts: dict[str, Any]) -> None:

@@ -218,7 +218,10 @@ def _parser() -> argparse.ArgumentParser:
     act.add_argument("--yes", action="store_true", help="do not ask after printing the plan")
 
     _command(
-        _group(commands, "hsm", "the CA key's token"), "clear-pin", _clear_pin, "a wrong PIN was corrected: allow one try"
+        _group(commands, "hsm", "the CA key's token"),
+        "clear-pin",
+        _clear_pin,
+        "a wrong PIN was corrected: allow one try",
     )
 
     trial = _command(_group(commands, "board", "boards"), "try", _board_try, "speak the console protocol to one board")

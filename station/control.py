@@ -78,7 +78,9 @@ class Control:
             response = connection.getresponse()
             answer = json.loads(response.read(_MAX_ANSWER))
         except PermissionError as error:
-            raise FaultError(Fault.NOT_RUNNING, f"no permission to use {self._path}; join the station's group") from error
+            raise FaultError(
+                Fault.NOT_RUNNING, f"no permission to use {self._path}; join the station's group"
+            ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise FaultError(
                 Fault.NOT_RUNNING, f"no station answers on {self._path} ({type(error).__name__}); start it: station run"

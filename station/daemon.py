@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -133,9 +133,7 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], Halt, StatusBo
 
 def _signers(config: Config, key: KeyUri) -> Signers:
     pin = PinSource(credential=config.hsm.pin.credential, file=config.hsm.pin.file)
-    return Signers(
-        key, pin, config.state / "pin-latch", processes=config.hsm.processes, timeout_s=config.hsm.timeout_s
-    )
+    return Signers(key, pin, config.state / "pin-latch", processes=config.hsm.processes, timeout_s=config.hsm.timeout_s)
 
 
 def driver(name: str) -> BoardDriver:

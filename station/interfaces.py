@@ -129,7 +129,10 @@ class Ledger(Protocol):
         """The certificate that was made under the number, before it leaves the station."""
 
     def close(self, run: Run) -> None:
-        """End the run with ``run.outcome``; what did not pass goes to the outbox in the same transaction."""
+        """End the run with ``run.outcome``; what did not pass goes to the outbox in the same transaction.
+
+        Steps that `note` could not write are written now. A second close of the same run changes nothing.
+        """
 
 
 class OrderBook(Protocol):

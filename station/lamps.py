@@ -94,7 +94,7 @@ def lit(shown: Signal, age_s: float) -> tuple[bool, float | None]:
 class Lamp(Protocol):
     """One slot's lamp."""
 
-    def show(self, status: SlotStatus, shown: Signal, *, on: bool) -> None:
+    def show(self, status: SlotStatus, shown: Signal, /, *, on: bool) -> None:
         """Light it. Raises OSError where the lamp is gone; the line goes on without it."""
 
 
@@ -105,7 +105,7 @@ class LedLamp:
         self._files = {colour: folder / name for colour, name in names.items()}
         self._written: dict[Colour, bool] = {}
 
-    def show(self, status: SlotStatus, shown: Signal, *, on: bool) -> None:
+    def show(self, _status: SlotStatus, shown: Signal, *, on: bool) -> None:
         """Write each light's brightness, where it differs from what was written last."""
         for colour, light in self._files.items():
             wanted = on and colour in shown.colours

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -56,18 +56,20 @@ def provision(run: Run, board: Board, line: Line, stop: Stop, tell: Callable[[Ru
         stop.check()
         tell(run, name)
         began, ticks = datetime.now(UTC), time.perf_counter()
-        fault: Fault | None = Fault.UNEXPECTED
+
+        def ended(fault: Fault | None) -> None:
+            run.steps.append(StepRecord(name, began, (time.perf_counter() - ticks) * 1000, fault))
+            line.ledger.note(run, run.steps[-1])
+
         try:
             yield
             stop.check()
-            fault = None
-        except FaultError as error:
-            fault = error.fault
+        except Exception as error:
+            # A fault found first stands, even if the ledger cannot take the step now: closing the run writes it again.
+            with suppress(FaultError):
+                ended(error.fault if isinstance(error, FaultError) else Fault.UNEXPECTED)
             raise
-        finally:
-            record = StepRecord(name, began, (time.perf_counter() - ticks) * 1000, fault)
-            run.steps.append(record)
-            line.ledger.note(run, record)
+        ended(None)
 
     with step(Step.IDENTIFY):
         run.unit = unit = board.identify()

@@ -125,9 +125,7 @@ class Slot(threading.Thread):
     def _provision(self) -> SlotStatus:
         """One attempt at what is in the nest; what comes back is what the lamp latches."""
         try:
-            order = self._bench.orders.next_order()
-            if order is None:
-                raise FaultError(Fault.NO_ORDER, "no open work order has units left to build")
+            order = self._next_order()
             run = Run(self.slot, self._bench.operator, order, self._product(order))
             self._bench.ledger.open(run)
         except FaultError as error:
@@ -137,8 +135,13 @@ class Slot(threading.Thread):
             )
         with structlog.contextvars.bound_contextvars(run=run.id):
             self._attempt(run)
-            self._close(run)
-            return self._latched(run)
+            return self._latched(run, self._close(run))
+
+    def _next_order(self) -> WorkOrder:
+        order = self._bench.orders.next_order()
+        if order is None:
+            raise FaultError(Fault.NO_ORDER, "no open work order has units left to build")
+        return order
 
     def _product(self, order: WorkOrder) -> Product:
         product = self._bench.products.get(order.product)
@@ -156,24 +159,25 @@ class Slot(threading.Thread):
                 board.close()
         except FaultError as error:
             run.fault = error
-        except Exception as error:  # noqa: BLE001 - a run's top: whatever it is, this unit is not good
+        except Exception as error:
             log.exception("unexpected")
             run.fault = FaultError(Fault.UNEXPECTED, f"run {run.id}: {type(error).__name__}")
 
-    def _close(self, run: Run) -> None:
-        """Put the end on record, however long that takes: until then the slot shows the ledger's fault, never green."""
+    def _close(self, run: Run) -> FaultError | None:
+        """Put the end on record, however long that takes, and return what the lamp shows: green means committed.
+
+        Until then the slot shows the ledger's fault. Where the station stops first, its next start closes the run.
+        """
         while True:
             try:
                 self._bench.ledger.close(run)
+                break
             except FaultError as error:
-                run.fault = error
                 log.error("the end of the run is not on record", fault=error.fault.code, detail=error.detail)  # noqa: TRY400 - the detail says it
-                self._post(self._latched(run))
+                self._post(self._latched(run, error))
                 self._tick()
                 if self._bench.halt.wait(_LEDGER_RETRY_S):
-                    return
-            else:
-                break
+                    return error
         self._bench.settled()
         log.info(
             "run ends",
@@ -183,13 +187,14 @@ class Slot(threading.Thread):
             detail=run.fault.detail if run.fault else "",
             ms=round(sum(record.duration_ms for record in run.steps)),
         )
+        return run.fault
 
     def _tell(self, run: Run, step: Step) -> None:
         serial = run.unit.serial if run.unit else None
         log.info("step", step=step.value, serial=serial)
         self._post(SlotStatus(self.slot, SlotState.RUNNING, run.id, run.order.number, serial, step))
 
-    def _latched(self, run: Run) -> SlotStatus:
+    def _latched(self, run: Run, fault: FaultError | None) -> SlotStatus:
         return SlotStatus(
             self.slot,
             SlotState.RESULT,
@@ -197,9 +202,9 @@ class Slot(threading.Thread):
             run.order.number,
             run.unit.serial if run.unit else None,
             run.steps[-1].step if run.steps else None,
-            run.outcome,
-            run.fault.fault if run.fault else None,
-            run.fault.detail if run.fault else "",
+            Outcome.PASS if fault is None else Outcome.of(fault.fault),
+            fault.fault if fault else None,
+            fault.detail if fault else "",
         )
 
     def _post(self, status: SlotStatus) -> None:

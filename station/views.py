@@ -42,7 +42,8 @@ def print_status(status: dict[str, Any]) -> None:
 
 def watch(control: Control, *, as_json: bool) -> None:
     """Print each change until the station ends or the reader does."""
-    version, seen = 0, {}
+    version = 0
+    seen: dict[str, dict[str, Any]] = {}
     console = Console(soft_wrap=True, highlight=False)
     while True:
         status = control.status(newer_than=version, wait_s=_WATCH_S)
@@ -106,7 +107,9 @@ def print_unit(serial: str, runs: list[dict[str, Any]]) -> None:
         for step in run["steps"]:
             console.print(f"  {step['step']:<12} {step['duration_ms']:>8.1f} ms  {step['fault'] or ''}")
         if run["fault"]:
-            console.print(f"  {run['fault']} {messages.title(Fault(run['fault']))}: {escape(run['detail'])}", style="red")
+            console.print(
+                f"  {run['fault']} {messages.title(Fault(run['fault']))}: {escape(run['detail'])}", style="red"
+            )
 
 
 def _slot_row(slot: dict[str, Any]) -> tuple[str, ...]:

@@ -109,7 +109,8 @@ def _order(body: dict[str, Any], products: frozenset[str]) -> WorkOrder:
     )
     if not well_formed:
         raise FaultError(
-            Fault.ORDER_INVALID, f"an order has number, product, kind, quantity, by, and may have serials, reason {unknown}"
+            Fault.ORDER_INVALID,
+            f"an order has number, product, kind, quantity, by, and may have serials, reason {unknown}",
         )
     if body["kind"] not in set(OrderKind):
         raise FaultError(Fault.ORDER_INVALID, f"the kind {body['kind']!r} is none of {', '.join(OrderKind)}")
@@ -134,7 +135,9 @@ def _named(request: Request, key: str, alphabet: re.Pattern[str]) -> str:
     return value
 
 
-def application(status: StatusBoard, record: Record, products: frozenset[str], changed: Callable[[], None]) -> Starlette:
+def application(
+    status: StatusBoard, record: Record, products: frozenset[str], changed: Callable[[], None]
+) -> Starlette:
     """The API. ``changed`` is called when an order was opened or closed."""
 
     async def get_status(request: Request) -> Response:
@@ -188,7 +191,9 @@ class ControlServer(threading.Thread):
         self._path = path
         self._socket = _listen(path)
         self._server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1)
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
+            )
         )
 
     def run(self) -> None:
@@ -204,7 +209,7 @@ class ControlServer(threading.Thread):
 
 
 def _listen(path: Path) -> socket.socket:
-    """A listening Unix socket, mode 0660 from its first moment. The station's lock says that a left-over file is stale."""
+    """A listening Unix socket, mode 0660 from its first moment. We hold the station's lock: any file there is stale."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     staging = path.with_name(f".{path.name}.new")

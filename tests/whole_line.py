@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from station.sim.jig import PluggedBoard, SimJig
+
 from station.sim.line import Provider, Station
 
 MakeStation = Callable[..., Station]
 
 
 def order_troubles(provider: Provider, **troubles: Any) -> None:
-    request = urllib.request.Request(
+    request = urllib.request.Request(  # noqa: S310 - our own simulator
         f"{provider.cloud['control_url']}/troubles",
         json.dumps(troubles).encode(),
         {"content-type": "application/json"},
@@ -54,12 +55,8 @@ class Bench:
 
     def certificate_states(self, serial: str) -> list[str | None]:
         """What the registry says of each certificate ever issued to the unit; None where it knows nothing."""
-        states = []
-        for run in self.history(serial):
-            for certificate in run["certificates"]:
-                if certificate["certificate_id"]:
-                    states.append(self._state(certificate["certificate_id"]))
-        return states
+        issued = [each["certificate_id"] for run in self.history(serial) for each in run["certificates"]]
+        return [self._state(one) for one in issued if one]
 
     def _state(self, certificate_id: str) -> str | None:
         try:

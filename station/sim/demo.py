@@ -33,7 +33,7 @@ class Plug:
     faults: tuple[str, ...] = field(default=())
 
 
-# The bad board stands between good ones: the line must go on after it. Its stored chain reads back with one byte changed.
+# The bad board stands between good ones: the line must go on after it. Its chain reads back with one byte changed.
 _PLUGS = (
     Plug("DEMO-0001", "WO-BOARD-KEY"),
     Plug("DEMO-0002", "WO-BOARD-KEY", "FAIL", ("flip=100",)),
@@ -72,7 +72,7 @@ def _demo(folder: Path, parts: ExitStack, console: Console, began: float) -> int
         command(["--config", str(station.config), *orders], provider.environment)
         say(f"work order {order}: 2 units, the key is made on the {origin}")
     jig = parts.enter_context(SimJig(folder / "boards"))
-    runs = [_one(plug, station, jig, provider.cloud, say) for plug in _PLUGS]
+    runs = [_one(plug, station, jig, say) for plug in _PLUGS]
     station.drained()
     code = station.stop()
     say(f"the station ended (exit {code})")
@@ -86,9 +86,11 @@ def _demo(folder: Path, parts: ExitStack, console: Console, began: float) -> int
     return 0 if right else 1
 
 
-def _one(plug: Plug, station: Station, jig: SimJig, cloud: Any, say: Any) -> dict[str, Any]:
+def _one(plug: Plug, station: Station, jig: SimJig, say: Any) -> dict[str, Any]:
     """Plug a board in, follow its run, lift it; return its last run as it is on record."""
-    board = jig.plug(station.port, serial=plug.serial, chip=f"CHIP-{plug.serial}", model="demo-board", faults=plug.faults)
+    board = jig.plug(
+        station.port, serial=plug.serial, chip=f"CHIP-{plug.serial}", model="demo-board", faults=plug.faults
+    )
     for line in _follow(station):
         say(f"{plug.serial}  {line}")
     board.lift()
@@ -122,7 +124,9 @@ def _stamped(console: Console, began: float) -> Any:
 
 
 def _print_table(runs: list[dict[str, Any]], console: Console) -> None:
-    table = Table("unit", "order", *(f"{step} ms" for step in _STEPS), "total s", "outcome", "fault", box=None, pad_edge=False)
+    table = Table(
+        "unit", "order", *(f"{step} ms" for step in _STEPS), "total s", "outcome", "fault", box=None, pad_edge=False
+    )
     for run in runs:
         took = {step["step"]: step["duration_ms"] for step in run["steps"]}
         table.add_row(

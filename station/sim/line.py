@@ -1,6 +1,6 @@
-"""A whole line in a folder: a provider (token, CA, cloud) and a station that works against it, all of it real processes.
+"""A whole line in a folder: a provider (token, CA, cloud) and a station that works against it, all real processes.
 
-The demo shows it, and the tests under ``tests/line/`` cut it at every step. Commands are run as a person would run them.
+The demo shows it, and the tests under ``tests/line/`` cut it at every step. Commands are run as a person would.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from station.control import Control
 from station.faults import FaultError
@@ -105,8 +105,18 @@ def _make_token(folder: Path) -> dict[str, str]:
     os.close(os.open(folder / "pin", os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
     (folder / "pin").write_text(pin + "\n")
     environment = {"SOFTHSM2_CONF": str(conf)}
-    command = ["softhsm2-util", "--init-token", "--free", "--label", "demo", "--pin", pin, "--so-pin", secrets.token_hex(8)]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, check=False)  # noqa: S607 - from PATH
+    command = [
+        "softhsm2-util",
+        "--init-token",
+        "--free",
+        "--label",
+        "demo",
+        "--pin",
+        pin,
+        "--so-pin",
+        secrets.token_hex(8),
+    ]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, check=False)
     if done.returncode:
         raise LineError(f"softhsm2-util failed: {done.stderr.decode(errors='replace')[-200:]}")
     return environment
@@ -198,9 +208,13 @@ def command(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
 def _make_policy(cloud: Mapping[str, Any]) -> None:
     import boto3
 
-    client = boto3.client("iot", region_name=cloud["region"], endpoint_url=cloud["api_url"], **{
-        "aws_access_key_id": "test", "aws_secret_access_key": "test"
-    })
+    client = boto3.client(
+        "iot",
+        region_name=cloud["region"],
+        endpoint_url=cloud["api_url"],
+        aws_access_key_id="test",
+        aws_secret_access_key="test",  # noqa: S106 - the simulator's
+    )
     client.create_policy(policyName="station-device", policyDocument=json.dumps(_POLICY))
     client.close()
 
@@ -248,7 +262,12 @@ class Station:
             "state": str(self.state),
             "runtime": str(self.runtime),
             "slots": [{"name": "1", "port": str(self.port), "lamp": {"kind": "terminal"}}],
-            "hsm": {"key": self.provider.key, "pin": {"file": str(self.provider.pin)}, "processes": 1, "timeout_s": 3.0},
+            "hsm": {
+                "key": self.provider.key,
+                "pin": {"file": str(self.provider.pin)},
+                "processes": 1,
+                "timeout_s": 3.0,
+            },
             "ca": {"certificate": str(self.provider.ca)},
             "aws": {
                 "region": cloud["region"],
@@ -331,7 +350,7 @@ class Station:
         """Wait until no certificate waits to be taken out of service."""
         wait_for("an empty outbox", lambda: self.control.status()["outbox"] == 0)
 
-    def __enter__(self) -> Station:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

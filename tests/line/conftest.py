@@ -10,10 +10,10 @@ from typing import Any
 
 import boto3
 import pytest
-
 from station.sim.jig import SimJig
-from station.sim.line import Provider, Station, make_provider
 from whole_line import Bench, MakeStation, order_troubles
+
+from station.sim.line import Provider, Station, make_provider
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Cut at each step: the right outcome and fault, nothing green, nothing lost, no certificate that works, and on it goes."""
+"""Cut at each step: the right outcome and fault, nothing green, nothing lost, no certificate that works."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from station.sim.jig import SimJig
 from whole_line import Bench, MakeStation, order_troubles
 
-from station.sim.jig import SimJig
 from station.sim.line import Provider, wait_for
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from whole_line import Bench, MakeStation, order_troubles
 from cryptography import x509
-
 from station.sim.jig import SimJig
+from whole_line import Bench, MakeStation, order_troubles
+
 from station.sim.line import Provider, Station, wait_for
 
 FIRST_LINES = ["identify", "admit", "enroll", "issue", "install", "verify", "connect"]
