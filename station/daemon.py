@@ -101,7 +101,7 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], Halt, StatusBo
     parts.callback(lamps.stop)
 
     control = web.ControlServer(
-        web.application(status, ledger, frozenset(config.products), lambda: None), config.runtime / "control.sock"
+        web.application(status, ledger, frozenset(config.products)), config.runtime / "control.sock"
     )
     control.start()
     parts.callback(control.stop)

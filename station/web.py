@@ -9,7 +9,6 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from enum import Enum
@@ -26,7 +25,7 @@ from starlette.routing import Route
 
 from station.control import short_path
 from station.faults import Fault, FaultError
-from station.model import NAME, SERIAL, OrderKind, WorkOrder
+from station.model import NAME, PERSON, SERIAL, OrderKind, WorkOrder
 from station.status import StatusBoard
 
 _MAX_BODY = 65_536
@@ -128,6 +127,13 @@ def _order(body: dict[str, Any], products: frozenset[str]) -> WorkOrder:
     )
 
 
+def _person(body: dict[str, Any]) -> str:
+    by = body.get("by")
+    if not isinstance(by, str) or not PERSON.fullmatch(by):
+        raise FaultError(Fault.ORDER_INVALID, f"'by' says who is on record for it, of the form {PERSON.pattern}")
+    return by
+
+
 def _named(request: Request, key: str, alphabet: re.Pattern[str]) -> str:
     value = str(request.path_params[key])
     if not alphabet.fullmatch(value):
@@ -135,10 +141,8 @@ def _named(request: Request, key: str, alphabet: re.Pattern[str]) -> str:
     return value
 
 
-def application(
-    status: StatusBoard, record: Record, products: frozenset[str], changed: Callable[[], None]
-) -> Starlette:
-    """The API. ``changed`` is called when an order was opened or closed."""
+def application(status: StatusBoard, record: Record, products: frozenset[str]) -> Starlette:
+    """The API over what the station does now and what is on record; orders are taken for ``products`` only."""
 
     async def get_status(request: Request) -> Response:
         try:
@@ -146,6 +150,8 @@ def application(
             wait_s = min(float(request.query_params.get("wait_s", "0")), _MAX_WAIT_S)
         except ValueError as error:
             raise FaultError(Fault.ORDER_INVALID, str(error)) from error
+        if not wait_s >= 0:
+            raise FaultError(Fault.ORDER_INVALID, "wait_s is not a number of seconds")
         return _Json(asdict(await run_in_threadpool(status.wait, newer_than, wait_s)))
 
     async def get_orders(_request: Request) -> Response:
@@ -154,17 +160,12 @@ def application(
     async def post_order(request: Request) -> Response:
         body = await _body(request)
         order = _order(body, products)
-        await run_in_threadpool(record.add_order, order, body["by"])
-        changed()
+        await run_in_threadpool(record.add_order, order, _person(body))
         return _Json(asdict(order), HTTPStatus.CREATED)
 
     async def close_order(request: Request) -> Response:
         number = _named(request, "number", NAME)
-        body = await _body(request)
-        if not isinstance(body.get("by"), str):
-            raise FaultError(Fault.ORDER_INVALID, "who closes the order is to be said in 'by'")
-        await run_in_threadpool(record.close_order, number, body["by"])
-        changed()
+        await run_in_threadpool(record.close_order, number, _person(await _body(request)))
         return _Json({"number": number})
 
     async def get_unit(request: Request) -> Response:

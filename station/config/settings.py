@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from station.config.guards import refuse_mixing
 from station.config.loader import ConfigError, Document, FilePath, Model, Name, Strict, read, validate
-from station.model import KeyOrigin, KeyType, Product, Profile
+from station.model import PERSON, KeyOrigin, KeyType, Product, Profile
 
 _MAX_PRODUCTS = 500
 _CLIENT_ID = re.compile(r"[A-Za-z0-9:_-]{0,60}\{serial\}[A-Za-z0-9:_-]{0,60}")
@@ -153,7 +153,7 @@ class StationFile(Strict):
 
     station: Name
     language: Literal["en", "vi"]
-    operator: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$")]
+    operator: Annotated[str, Field(pattern=f"^{PERSON.pattern}$")]
     simulate: bool
     state: FilePath
     runtime: FilePath
