@@ -16,7 +16,7 @@ from station.faults import Fault
 LANGUAGES = ("en", "vi")
 
 # Beside the package in a checkout; within it in a wheel (see pyproject.toml).
-_FOLDERS = (Path(__file__).parent.parent.parent / "config" / "messages", Path(__file__).parent / "messages")
+_FOLDERS = (Path(__file__).parent.parent.parent / "config" / "messages", Path(__file__).parent / "texts")
 
 
 class _Text(Strict):

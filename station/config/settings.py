@@ -18,7 +18,7 @@ from station.config.loader import ConfigError, Document, FilePath, Model, Name, 
 from station.model import PERSON, KeyOrigin, KeyType, Product, Profile
 
 _MAX_PRODUCTS = 500
-_CLIENT_ID = re.compile(r"[A-Za-z0-9:_-]{0,60}\{serial\}[A-Za-z0-9:_-]{0,60}")
+_CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{0,60}\{serial\}[A-Za-z0-9_-]{0,60}")
 _TOPIC = re.compile(
     r"(?!\$)[A-Za-z0-9:_-]*(\{serial\})?[A-Za-z0-9:_-]*(/[A-Za-z0-9:_-]*(\{serial\})?[A-Za-z0-9:_-]*){0,7}"
 )
@@ -197,7 +197,7 @@ class _FirstContact(Strict):
     @classmethod
     def _names_the_unit(cls, text: str) -> str:
         if not _CLIENT_ID.fullmatch(text):
-            raise ValueError("should hold {serial} once, beside it only A-Z a-z 0-9 : _ - (it is the thing's name too)")
+            raise ValueError("should hold {serial} once, beside it only A-Z a-z 0-9 _ - (it is the thing's name too)")
         return text
 
     @field_validator("topic")
