@@ -1,0 +1,135 @@
+"""The database itself: one SQLite file, opened so that what is committed is on the disk, and its errors as faults."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from station.faults import Fault, FaultError
+from station.ledger import schema
+
+_HEAD: Final = "0001"
+_BUSY_S: Final = 5.0
+_IMMEDIATE: Final = {"begin": "BEGIN IMMEDIATE"}
+
+# What SQLite says (sqlite.org/rescode.html), and what to do about it.
+_ADVICE: Final = {
+    "full": "the disk is full; free some space",
+    "readonly": "the file is read-only; check its owner and the mount",
+    "unable to open": "the file cannot be opened; check the folder and its owner",
+    "not a database": "the file is no ledger; restore it from the backup, never delete it",
+    "malformed": "the file is damaged; keep it, and restore the backup beside it",
+    "locked": "another program holds the file; find it with `fuser`",
+    "disk i/o": "the disk has errors; see `dmesg`",
+    "append-only": "the record would have been changed; this is a mistake in the software",
+}
+
+
+class Store:
+    """Transactions on the ledger's file. Safe from any thread: each has a connection of its own, writers queue."""
+
+    def __init__(self, path: Path, *, simulated: bool) -> None:
+        self.path = path
+        with self._translated():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
+        self._engine = sa.create_engine(
+            sa.URL.create("sqlite+pysqlite", database=str(path)), connect_args={"timeout": _BUSY_S}
+        )
+        sa.event.listen(self._engine, "connect", _set_up)
+        sa.event.listen(self._engine, "begin", _begin)
+        try:
+            self._migrate()
+            self._refuse_mixing(simulated=simulated)
+        except BaseException:
+            self.dispose()
+            raise
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One transaction, alone from its first statement; on disk when this returns.
+
+        Raises:
+            FaultError: `Fault.LEDGER_DOWN` where the database does not take it; nothing of it is written then.
+        """
+        with (
+            self._translated(),
+            self._engine.connect().execution_options(**_IMMEDIATE) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """One consistent view; it stops no writer."""
+        with self._translated(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
+            said = str(getattr(error, "orig", None) or error)
+            advice = next((do for word, do in _ADVICE.items() if word in said.lower()), "see the log")
+            raise FaultError(Fault.LEDGER_DOWN, f"{self.path}: {said}; {advice}") from error
+
+    def _migrate(self) -> None:
+        """Bring the schema up to date, in one transaction; alembic is only loaded where there is something to do."""
+        with self.write() as connection:
+            found = self._version(connection)
+            if found == _HEAD:
+                return
+            if found is not None and found > _HEAD:
+                raise FaultError(
+                    Fault.LEDGER_DOWN,
+                    f"{self.path} is of schema {found}, this software knows {_HEAD}: install the newer software again",
+                )
+            from alembic import command  # noqa: PLC0415 - see above
+            from alembic.config import Config  # noqa: PLC0415 - see above
+
+            settings = Config()
+            settings.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+            settings.attributes["connection"] = connection
+            command.upgrade(settings, "head")
+
+    def _version(self, connection: sa.Connection) -> str | None:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return None
+        version: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        return version
+
+    def _refuse_mixing(self, *, simulated: bool) -> None:
+        with self.write() as connection:
+            made_in = connection.execute(sa.select(schema.ledger.c.simulated)).scalar()
+            if made_in is None:
+                connection.execute(
+                    sa.insert(schema.ledger).values(id=1, simulated=simulated, made_at=datetime.now(UTC))
+                )
+            elif made_in is not simulated:
+                kinds = {True: "a simulation's", False: "a production line's"}
+                raise FaultError(
+                    Fault.SIMULATION_MIXED,
+                    f"{self.path} is {kinds[made_in]} ledger, this is {kinds[simulated]} station; take another folder",
+                )
+
+
+def _set_up(connection: Any, _record: object) -> None:
+    # Transactions are begun by us: pysqlite's own would begin them late.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
