@@ -1,3 +1,3 @@
 """Fixtures that several test files share."""
 
-pytest_plugins = ["tokens"]
+pytest_plugins = ["tokens", "whole_line"]

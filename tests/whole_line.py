@@ -1,15 +1,20 @@
-"""Words for tests of a whole line: what is plugged in, what came of it, what the registry says."""
+"""A whole line for each test: its own daemon, ledger and boards, against one provider (token, CA, cloud) a worker."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-from station.sim.jig import PluggedBoard, SimJig
+import boto3
+import pytest
 
-from station.sim.line import Provider, Station
+from station.sim.jig import PluggedBoard, SimJig
+from station.sim.line import Provider, Station, make_provider
 
 MakeStation = Callable[..., Station]
 
@@ -70,3 +75,83 @@ class Bench:
         self.station.drained()
         states = self.certificate_states(serial)
         assert all(state == "INACTIVE" for state in states), states
+
+
+@pytest.fixture(scope="session")
+def shared_provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
+    with ExitStack() as parts:
+        yield make_provider(tmp_path_factory.mktemp("provider") / "p", parts)
+
+
+@pytest.fixture
+def provider(shared_provider: Provider) -> Iterator[Provider]:
+    yield shared_provider
+    order_troubles(shared_provider)
+
+
+@pytest.fixture
+def own_token(provider: Provider, tmp_path: Path) -> Provider:
+    """The same provider with a copy of its token, for tests that damage it."""
+    folder = tmp_path / "own-token"
+    folder.mkdir()
+    shutil.copytree(provider.folder / "tokens", folder / "tokens")
+    for name in ("pin", "ca.pem"):
+        shutil.copy2(provider.folder / name, folder / name)
+    conf = folder / "softhsm2.conf"
+    conf.write_text(f"directories.tokendir = {folder / 'tokens'}\nobjectstore.backend = file\nlog.level = ERROR\n")
+    environment = {**provider.environment, "SOFTHSM2_CONF": str(conf)}
+    return Provider(folder, provider.cloud, provider.key, provider.registration, environment)
+
+
+@pytest.fixture
+def jig(tmp_path: Path) -> Iterator[SimJig]:
+    with SimJig(tmp_path / "boards") as boards:
+        yield boards
+
+
+@pytest.fixture
+def cloud_api(provider: Provider) -> Iterator[Any]:
+    """The registry as a stranger sees it."""
+    client = boto3.client(
+        "iot",
+        region_name=provider.cloud["region"],
+        endpoint_url=provider.cloud["api_url"],
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def make_station(provider: Provider, tmp_path: Path) -> Iterator[MakeStation]:
+    """Stations that end with the test."""
+    with ExitStack() as parts:
+
+        def make(name: str = "s", where: Provider = provider, **changes: Any) -> Station:
+            station = Station(tmp_path / name, where, **changes)
+            parts.callback(station.kill)
+            return station
+
+        yield make
+
+
+@pytest.fixture
+def station(make_station: MakeStation) -> Station:
+    """A station at work, with an open order for each key origin."""
+    made = make_station()
+    made.start()
+    return made
+
+
+@pytest.fixture
+def bench(station: Station, jig: SimJig, cloud_api: Any) -> Bench:
+    station.order("WO-1", "console-station-key", 50)
+    return Bench(station, jig, cloud_api)
+
+
+@pytest.fixture
+def board_bench(station: Station, jig: SimJig, cloud_api: Any) -> Bench:
+    """As `bench`, the key is made on the board."""
+    station.order("WO-1", "console-board-key", 50)
+    return Bench(station, jig, cloud_api)

@@ -26,7 +26,9 @@ log = structlog.get_logger()
 class Outbox(threading.Thread):
     """Calls ``retire`` for each waiting certificate, oldest first, and tells how many wait.
 
-    What cannot be retired now is tried again after 1 s, then twice as long up to a minute. It is woken when a run ends.
+    What cannot be retired now is tried again after 1 s, then twice as long up to a minute. Each new fault of it is put
+    on record; every attempt, in the log: a cloud that is away for a week must not fill the disk. It is woken when a
+    run ends.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Outbox(threading.Thread):
         self._store, self._retire, self._tell = ledger.store, retire, tell
         self._due: dict[str, float] = {}
         self._pause: dict[str, float] = {}
+        self._fault: dict[str, Fault] = {}
         self._woken = threading.Event()
         self._over = threading.Event()
 
@@ -91,22 +94,26 @@ class Outbox(threading.Thread):
         except FaultError as error:
             self._put_off(number, error)
             return
-        except Exception as error:  # noqa: BLE001 - a thread's top: one certificate must not stop the others
+        except Exception as error:  # a thread's top: one certificate must not stop the others
             log.exception("unexpected")
             self._put_off(number, FaultError(Fault.UNEXPECTED, type(error).__name__))
             return
         with self._store.write() as connection:
             connection.execute(sa.insert(outbox_done).values(number=number, at=datetime.now(UTC)))
         self._pause.pop(number, None)
+        self._fault.pop(number, None)
         log.info("a certificate is out of service", number=number)
 
     def _put_off(self, number: str, error: FaultError) -> None:
         pause = min(self._pause.get(number, _FIRST_S / 2) * 2, _LONGEST_S)
         self._pause[number], self._due[number] = pause, time.monotonic() + pause
         log.warning("a certificate is still in service", number=number, fault=error.fault.code, detail=error.detail)
+        if self._fault.get(number) is error.fault:
+            return
         with self._store.write() as connection:
             connection.execute(
                 sa.insert(outbox_attempts).values(
                     number=number, fault=error.fault.code, detail=error.detail, at=datetime.now(UTC)
                 )
             )
+        self._fault[number] = error.fault

@@ -135,11 +135,12 @@ class SqliteLedger:
                 )
             )
             try:
-                run.order = self._admitted(connection, run, unit)
+                order = self._admitted(connection, run, unit)
             except FaultError as error:
                 refusal = error
         if refusal:
             raise refusal
+        run.order = order
 
     def _admitted(self, connection: sa.Connection, run: Run, unit: Unit) -> WorkOrder:
         _fits(run, unit)
@@ -238,14 +239,19 @@ class SqliteLedger:
     def close(self, run: Run) -> None:
         """End the run; unless it passed, its certificate goes to the outbox in the same transaction.
 
-        Steps that `note` could not write are written now. A second close of the same run changes nothing.
+        Steps that `note` could not write are written now. A second close of the same run changes nothing; it raises
+        `Fault.LEDGER_DOWN` where another outcome is on record, or the lamp could show green for what is none.
         """
         with self.store.write() as connection:
-            if connection.execute(sa.select(closures.c.run).where(closures.c.run == run.id)).first():
+            ended = connection.execute(sa.select(closures.c.outcome).where(closures.c.run == run.id)).scalar()
+            if ended == run.outcome.value:
                 return
-            noted = sa.select(sa.func.count()).select_from(steps).where(steps.c.run == run.id)
-            for position in range(connection.execute(noted).scalar_one(), len(run.steps)):
-                _note(connection, run, position)
+            if ended is not None:
+                raise FaultError(Fault.LEDGER_DOWN, f"run {run.id} is on record as {ended}, not as {run.outcome.value}")
+            noted = set(connection.execute(sa.select(steps.c.position).where(steps.c.run == run.id)).scalars())
+            for position in range(len(run.steps)):
+                if position not in noted:
+                    _note(connection, run, position)
             self._end(connection, run.id, run.outcome, run.fault)
 
     def recover(self) -> list[CutRun]:

@@ -55,8 +55,8 @@ def upgrade() -> None:
         _text("key_id", unique=True),
         _text("number", _of("certificates.number"), unique=True),
     )
-    for table, key in _RECORD.items():
-        _close(table, key)
+    for table, keys in _RECORD.items():
+        _close(table, keys)
 
 
 def _make_runs() -> None:
@@ -145,34 +145,35 @@ def _make_certificates() -> None:
     op.create_table("outbox_done", _text("number", _of("outbox.number"), key=True), _text("at"))
 
 
-_RECORD = {
-    "ledger": ("id",),
-    "orders": ("number",),
-    "order_units": ("order_number", "serial"),
-    "order_closures": ("order_number",),
-    "runs": ("id",),
-    "identified": ("run",),
-    "admissions": ("run",),
-    "identities": ("serial",),
-    "steps": ("run", "position"),
-    "certificates": ("number",),
-    "uses": ("run", "number"),
-    "issued": ("number",),
-    "closures": ("run",),
-    "outbox": ("number",),
-    "outbox_attempts": ("id",),
-    "outbox_done": ("number",),
+# Each record's keys: its primary key, and what else is unique.
+_RECORD: dict[str, tuple[tuple[str, ...], ...]] = {
+    "ledger": (("id",),),
+    "orders": (("number",),),
+    "order_units": (("order_number", "serial"),),
+    "order_closures": (("order_number",),),
+    "runs": (("id",),),
+    "identified": (("run",),),
+    "admissions": (("run",),),
+    "identities": (("serial",), ("chip_id",)),
+    "steps": (("run", "position"),),
+    "certificates": (("number",),),
+    "uses": (("run", "number"),),
+    "issued": (("number",),),
+    "closures": (("run",),),
+    "outbox": (("number",),),
+    "outbox_attempts": (("id",),),
+    "outbox_done": (("number",),),
 }
 
 
-def _close(table: str, key: tuple[str, ...]) -> None:
+def _close(table: str, keys: tuple[tuple[str, ...], ...]) -> None:
     """Refuse changes in SQLite. INSERT OR REPLACE deletes without firing delete triggers, hence the third."""
     for event in ("UPDATE", "DELETE"):
         op.execute(
             f"CREATE TRIGGER {table}_no_{event.lower()} BEFORE {event} ON {table}"
             f" BEGIN SELECT RAISE(ABORT, 'the record {table} is append-only'); END"
         )
-    same = " AND ".join(f"{name} = NEW.{name}" for name in key)
+    same = " OR ".join(" AND ".join(f"{name} = NEW.{name}" for name in key) for key in keys)
     op.execute(
         f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table}"  # noqa: S608 - names of this file
         f" WHEN EXISTS (SELECT 1 FROM {table} WHERE {same})"

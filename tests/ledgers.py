@@ -1,0 +1,186 @@
+"""Ledgers for tests: real files, real certificates, and a run taken through the record in one line."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from station.faults import Fault, FaultError
+from station.ledger import SqliteLedger
+from station.model import (
+    KeyOrigin,
+    KeyType,
+    OrderKind,
+    Product,
+    Profile,
+    Run,
+    Step,
+    StepRecord,
+    Unit,
+    WorkOrder,
+    key_id,
+)
+
+CA = "ca" * 32
+PRODUCT = Product("sensor-b", "console", "demo-board", KeyType.P256, KeyOrigin.STATION, Profile(365, 60))
+_numbers = itertools.count(0x1000)
+
+
+class Clock:
+    """The ledger's clock, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@cache
+def private_key(name: str) -> ec.EllipticCurvePrivateKey:
+    """The same key for the same name."""
+    del name
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key(name: str) -> str:
+    return key_id(private_key(name).public_key())
+
+
+def certificate(number: int, key_name: str, not_after: datetime | None = None) -> x509.Certificate:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "unit")])
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder(subject, subject, private_key(key_name).public_key(), number)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(not_after or now + timedelta(days=365))
+    )
+    return builder.sign(private_key(key_name), hashes.SHA256())
+
+
+def production(number: str = "WO-1", quantity: int = 10, product: str = "sensor-b") -> WorkOrder:
+    return WorkOrder(number, product, OrderKind.PRODUCTION, quantity)
+
+
+def rework(number: str, *serials: str) -> WorkOrder:
+    return WorkOrder(number, "sensor-b", OrderKind.REWORK, len(serials), serials, "returned by the customer")
+
+
+def golden(number: str, *serials: str) -> WorkOrder:
+    return WorkOrder(number, "sensor-b", OrderKind.GOLDEN, len(serials), serials)
+
+
+def unit(serial: str = "SN-1", chip: str = "", **more: str) -> Unit:
+    return Unit(serial, chip or f"CHIP-{serial}", more.get("model", "demo-board"), more.get("firmware", "1.0"))
+
+
+def started(ledger: SqliteLedger, of: Unit, order: WorkOrder | None = None, product: Product = PRODUCT) -> Run:
+    """A run on record that knows its unit, not yet admitted."""
+    run = Run("1", "linh", order or ledger.next_order() or production(), product)
+    ledger.open(run)
+    run.unit = of
+    return run
+
+
+def admitted(ledger: SqliteLedger, of: Unit, **more: Any) -> Run:
+    run = started(ledger, of, **more)
+    ledger.admit(run)
+    return run
+
+
+def certify(ledger: SqliteLedger, run: Run, key_name: str, not_after: datetime | None = None) -> x509.Certificate:
+    """As the sequence does: use again what may be, else number first, then the certificate."""
+    name = key(key_name)
+    leaf = ledger.reusable(run, name, CA)
+    if leaf is not None:
+        ledger.certifying(run, name, CA, leaf.serial_number)
+        return leaf
+    run.number = next(_numbers)
+    ledger.certifying(run, name, CA, run.number)
+    leaf = certificate(run.number, key_name, not_after)
+    ledger.certified(run, leaf)
+    return leaf
+
+
+def end(ledger: SqliteLedger, run: Run, fault: Fault | None = None, detail: str = "") -> None:
+    run.fault = FaultError(fault, detail) if fault else None
+    ledger.close(run)
+
+
+def whole_run(ledger: SqliteLedger, of: Unit, key_name: str = "", fault: Fault | None = None) -> Run:
+    """From open to close, with every step noted."""
+    run = admitted(ledger, of)
+    note(ledger, run, Step.IDENTIFY)
+    note(ledger, run, Step.ADMIT)
+    certify(ledger, run, key_name or of.serial)
+    for step in (Step.ENROLL, Step.ISSUE, Step.INSTALL, Step.VERIFY):
+        note(ledger, run, step)
+    note(ledger, run, Step.CONNECT, fault)
+    end(ledger, run, fault)
+    return run
+
+
+def note(ledger: SqliteLedger, run: Run, step: Step, fault: Fault | None = None) -> None:
+    run.steps.append(StepRecord(step, datetime.now(UTC), 1.5, fault))
+    ledger.note(run, run.steps[-1])
+
+
+def open_ledger(path: Path, *, simulated: bool = False, clock: Callable[[], datetime] | None = None) -> SqliteLedger:
+    facts: dict[str, Any] = {"station": "s1", "software": "0.1.0", "config_hash": "c0ffee", "token": "pkcs11:token=t"}
+    if clock is not None:
+        facts["clock"] = clock
+    return SqliteLedger(path, simulated=simulated, **facts)
+
+
+MakeLedger = Callable[..., SqliteLedger]
+
+
+@pytest.fixture
+def ledger_path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+@pytest.fixture
+def make_ledger(ledger_path: Path) -> Iterator[MakeLedger]:
+    """Ledgers of one file, closed with the test."""
+    with ExitStack() as parts:
+
+        def make(**more: Any) -> SqliteLedger:
+            made = open_ledger(ledger_path, **more)
+            parts.callback(made.dispose)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(make_ledger: MakeLedger, clock: Clock) -> SqliteLedger:
+    """A fresh ledger with nothing in it."""
+    return make_ledger(clock=clock)
+
+
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    """What a stranger reads in the file."""
+    import sqlite3
+
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
