@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -105,8 +105,9 @@ class Slot(threading.Thread):
         structlog.contextvars.bind_contextvars(slot=self.slot)
         latched = SlotStatus(self.slot)
         while not self._bench.halt.asked:
-            if latched.fault is not Fault.LIFTED:  # who lifts a running board shall still see what that was
-                self._post(SlotStatus(self.slot))
+            # Who lifts a running board shall still see what that was.
+            lifted_early = latched.fault is Fault.LIFTED
+            self._post(replace(latched, state=SlotState.EMPTY) if lifted_early else SlotStatus(self.slot))
             if not self._await(self._presence.plugged):
                 break
             latched = self._provision()

@@ -26,7 +26,7 @@ class SlotState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:
-    """One slot, now. ``outcome`` and ``fault`` speak in RESULT only."""
+    """One slot, now. ``outcome`` and ``fault`` speak in RESULT, and in EMPTY where a board was lifted too early."""
 
     slot: str
     state: SlotState = SlotState.EMPTY

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -177,10 +182,60 @@ def ledger(make_ledger: MakeLedger, clock: Clock) -> SqliteLedger:
 
 def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
     """What a stranger reads in the file."""
-    import sqlite3
-
     connection = sqlite3.connect(path)
     try:
         return connection.execute(query).fetchall()
     finally:
         connection.close()
+
+
+def command(code: str, path: Path) -> list[str]:
+    """``code`` on ``path`` in a Python of its own."""
+    return [sys.executable, "-c", code, str(path)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+
+
+def child(code: str, path: Path, *, plain_user: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` to its end; ``plain_user``: file modes bind it even where the tests are root's."""
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if plain_user and os.geteuid() == 0 else []
+    return subprocess.run(
+        [*drop, *command(code, path)], env=environment(), capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def at_once(work: Any, count: int) -> list[Any]:
+    """Call ``work(i)`` in ``count`` threads at the same moment; the faults or answers."""
+    answers: list[Any] = [None] * count
+    start = threading.Barrier(count)
+
+    def call(index: int) -> None:
+        start.wait()
+        try:
+            answers[index] = work(index)
+        except FaultError as error:
+            answers[index] = error.fault
+
+    threads = [threading.Thread(target=call, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+@contextmanager
+def stranger(path: Path) -> Iterator[sqlite3.Connection]:
+    """Somebody else's connection to the file."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def down(error: pytest.ExceptionInfo[FaultError], advice: str) -> None:
+    assert error.value.fault is Fault.LEDGER_DOWN
+    assert advice in error.value.detail

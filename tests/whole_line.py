@@ -49,8 +49,9 @@ class Bench:
 
     def run(self, serial: str, *faults: str, **more: Any) -> dict[str, Any]:
         """Plug in, wait for the result, lift; return the slot's result."""
+        before = self.station.slot()["since"]
         board = self.plug(serial, *faults, **more)
-        result = self.station.result()
+        result = self.station.result(after=before)
         board.lift()
         self.station.empty()
         return result

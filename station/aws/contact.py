@@ -2,60 +2,142 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
+import select
+import socket
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import paho.mqtt.client as mqtt
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
 from station.faults import Fault, FaultError
-from station.model import Call, Credentials, Ending
+from station.model import Call, Credentials, Ending, PrivateKey
 
 _ALPN: Final = "x-amzn-mqtt-ca"  # AWS IoT developer guide, "Device communication protocols": MQTT on port 443
 _TURN_S: Final = 0.02
 
 
 def dial(credentials: Credentials, call: Call, *, alpn: bool) -> Ending:
-    """Connect, publish once with QoS 1, and leave; within about ``call.timeout_s``.
+    """Connect, publish once with QoS 1 (or hold), and leave; within ``call.timeout_s``, plus ``call.hold_s``.
 
-    Every way that the peer may end it is an `Ending`. The TLS handshake alone cannot be watched for its whole length:
-    a server that trickles it may take a few timeouts.
+    Every way that the peer may end it is an `Ending`. Only the name's lookup is bounded by the system's resolver
+    (resolv.conf(5)) instead.
 
     Raises:
-        FaultError: `Fault.CHAIN_INCOMPLETE` where the credentials do not fit together, before any network.
+        FaultError: before any network, `Fault.CHAIN_INCOMPLETE` where the credentials do not fit together or the
+            endpoint cannot be named by SNI; `Fault.CLOUD_UNTRUSTED` where the server roots are not readable.
     """
-    context = _context(credentials, alpn=alpn)
+    context = _context(credentials, call.endpoint, alpn=alpn)
     deadline = time.monotonic() + call.timeout_s
-    contact = _Contact(call, context)
     try:
-        failed = contact.connect()
-        return failed or contact.talk(deadline)
+        raw = _tcp(call.endpoint, call.port, deadline)
+    except ConnectionResetError:  # there is somebody: it hung up before this side had looked
+        return Ending.DROPPED
+    except (OSError, UnicodeError):  # UnicodeError: no host can have such a name
+        return Ending.UNREACHABLE
+    try:
+        tls = _tls(raw, context, call.endpoint, deadline)
+    except ssl.SSLCertVerificationError:
+        return Ending.UNTRUSTED
+    except TimeoutError:
+        return Ending.SILENT
+    except OSError:  # closed, reset, or an alert
+        return Ending.DROPPED
+    contact = _Contact(call, tls)
+    try:
+        return contact.talk(deadline)
     finally:
         contact.leave()
+
+
+def _tcp(host: str, port: int, deadline: float) -> socket.socket:
+    """The first of the host's addresses that answers. Each gets a fair share of the time: AWS gives many."""
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    failed: OSError = TimeoutError("no time was left to connect")
+    for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+        share = (deadline - time.monotonic()) / (len(addresses) - tried)
+        if share <= 0:
+            break
+        raw = socket.socket(family, kind, protocol)
+        try:
+            # The CONNECT follows the handshake's last bytes at once: it must not wait for their acknowledgement.
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            raw.settimeout(share)
+            raw.connect(address)
+        except OSError as error:
+            raw.close()
+            failed = error
+        else:
+            return raw
+    raise failed
+
+
+def _tls(raw: socket.socket, context: ssl.SSLContext, host: str, deadline: float) -> ssl.SSLSocket:
+    """The handshake as a whole within the deadline, which a socket's own timeout (each read anew) cannot promise."""
+    try:
+        raw.settimeout(0)
+        tls = context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
+    except OSError:
+        raw.close()
+        raise
+    try:
+        _handshake(tls, deadline)
+    except OSError:
+        tls.close()
+        raise
+    return tls
+
+
+def _handshake(tls: ssl.SSLSocket, deadline: float) -> None:
+    while True:
+        waits: tuple[list[ssl.SSLSocket], list[ssl.SSLSocket]]
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            waits = [tls], []
+        except ssl.SSLWantWriteError:
+            waits = [], [tls]
+        else:
+            return
+        left = deadline - time.monotonic()
+        if left <= 0 or not any(select.select(*waits, [], left)):
+            raise TimeoutError("the handshake took too long")
+
+
+class _Client(mqtt.Client):
+    """paho on a connection that is made already: its own way has no deadline, and goes on without SNI."""
+
+    def __init__(self, client_id: str, tls: ssl.SSLSocket) -> None:
+        self._tls = tls
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=True,
+            protocol=mqtt.MQTTv311,
+            reconnect_on_failure=False,
+        )
+
+    def _create_socket(self) -> ssl.SSLSocket:
+        return self._tls
 
 
 class _Contact:
     """A paho client driven by this thread alone: no loop of its own, no reconnects, nothing left behind."""
 
-    def __init__(self, call: Call, context: ssl.SSLContext) -> None:
-        self._call = call
+    def __init__(self, call: Call, tls: ssl.SSLSocket) -> None:
+        self._call, self._tls = call, tls
         self._connack: ReasonCode | None = None
         self._acknowledged: int | None = None
-        self._client = mqtt.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=call.client_id,
-            clean_session=True,
-            protocol=mqtt.MQTTv311,
-            reconnect_on_failure=False,
-        )
-        self._client.connect_timeout = call.timeout_s
-        self._client.tls_set_context(context)
+        self._client = _Client(call.client_id, tls)
         self._client.on_connect = self._on_connect
         self._client.on_publish = self._on_publish
 
@@ -65,69 +147,76 @@ class _Contact:
     def _on_publish(self, _client: object, _data: object, mid: int, _code: object, _props: object) -> None:
         self._acknowledged = mid
 
-    def connect(self) -> Ending | None:
-        """TCP, TLS, and the CONNECT packet; None where all of that was sent."""
-        try:
-            # paho's handshake waits as long as its keep-alive says, in whole seconds.
-            self._client.connect(self._call.endpoint, self._call.port, keepalive=math.ceil(self._call.timeout_s))
-        except ssl.SSLCertVerificationError:
-            return Ending.UNTRUSTED
-        except TimeoutError as error:
-            return Ending.SILENT if "handshake" in str(error) else Ending.UNREACHABLE
-        except (ssl.SSLError, ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
-            return Ending.DROPPED
-        except OSError:
-            return Ending.UNREACHABLE
-        return None
-
     def talk(self, deadline: float) -> Ending:
-        """CONNACK, then PUBACK (or, to hold, nothing for a while)."""
-        if not self._turn_until(deadline, lambda: self._connack is not None):
-            return Ending.SILENT if self._client.is_connected() or self._alive() else Ending.DROPPED
-        if self._connack is None or self._connack.is_failure:
+        """CONNECT and CONNACK, then PUBACK (or, to hold, nothing for a while)."""
+        keepalive = math.ceil(self._call.timeout_s + self._call.hold_s) + 1
+        self._client.connect(self._call.endpoint, self._call.port, keepalive)
+        self._turn_until(deadline, lambda: self._connack is not None)
+        if self._connack is None:
+            return Ending.SILENT if self._alive() else Ending.DROPPED
+        if self._connack.is_failure:
             return Ending.REFUSED
         if self._call.hold_s:
             self._turn_until(time.monotonic() + self._call.hold_s, lambda: False)
             return Ending.ACKNOWLEDGED if self._alive() else Ending.UNACKNOWLEDGED
         sent = self._client.publish(self._call.topic, self._call.payload, qos=1)
-        done = self._turn_until(deadline, lambda: self._acknowledged == sent.mid)
-        return Ending.ACKNOWLEDGED if done else Ending.UNACKNOWLEDGED
+        self._turn_until(deadline, lambda: self._acknowledged == sent.mid)
+        return Ending.ACKNOWLEDGED if self._acknowledged == sent.mid else Ending.UNACKNOWLEDGED
 
     def leave(self) -> None:
-        """Say DISCONNECT where there is somebody to say it to; the socket is closed in any case."""
+        """Say DISCONNECT where there is somebody to say it to; the sockets are closed in any case."""
         if self._alive():
             self._client.disconnect()
             self._client.loop(_TURN_S)
-        self._client._reset_sockets()  # noqa: SLF001 - paho closes a half-open connection nowhere else
+        self._client._reset_sockets()  # noqa: SLF001 - paho closes its own pair of sockets nowhere else
+        with suppress(OSError):
+            self._tls.close()
 
     def _alive(self) -> bool:
         return self._client.socket() is not None
 
-    def _turn_until(self, deadline: float, done: Callable[[], bool]) -> bool:
-        """Drive the client until ``done()``; False where the deadline or the end of the connection came first."""
-        while not done():
-            if time.monotonic() >= deadline or self._client.loop(_TURN_S) != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                return bool(done())
-        return True
+    def _turn_until(self, deadline: float, done: Callable[[], bool]) -> None:
+        """Drive the client until ``done()``, the deadline or the end of the connection."""
+        while not done() and time.monotonic() < deadline:
+            if self._client.loop(_TURN_S) != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                return
 
 
-def _context(credentials: Credentials, *, alpn: bool) -> ssl.SSLContext:
+def _context(credentials: Credentials, endpoint: str, *, alpn: bool) -> ssl.SSLContext:
     """TLS as the unit would speak it: 1.2 at least, our roots alone, the leaf and its CA sent."""
-    if len(credentials.chain) < 2 or credentials.private_key is None:
-        raise FaultError(Fault.CHAIN_INCOMPLETE, f"{len(credentials.chain)} certificate(s); leaf and CA are to be sent")
+    key = _complete(credentials, endpoint)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cadata=credentials.server_roots.decode("ascii"))
+    try:
+        context.load_verify_locations(cadata=credentials.server_roots.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise FaultError(Fault.CLOUD_UNTRUSTED, f"the server roots are not readable: {error}") from error
     if alpn:
         context.set_alpn_protocols([_ALPN])
-    key = credentials.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     # ssl loads keys from files only; this one is memory, has no name, and is gone when it is closed.
     handle = os.memfd_create("credentials", os.MFD_CLOEXEC)
-    try:
-        os.write(handle, credentials.chain_pem + key)
+    with os.fdopen(handle, "wb") as file:
+        file.write(credentials.chain_pem + pem)
+        file.flush()
         context.load_cert_chain(f"/proc/self/fd/{handle}")
-    except ssl.SSLError as error:
-        raise FaultError(Fault.CHAIN_INCOMPLETE, f"key and chain do not fit together: {error.reason}") from None
-    finally:
-        os.close(handle)
     return context
+
+
+def _complete(credentials: Credentials, endpoint: str) -> PrivateKey:
+    """The leaf's key; all that AWS IoT needs to know the account and the CA by is there: SNI, leaf, CA, in this order.
+
+    Without one of them the cloud hangs up as it does for any other reason, so it is told apart here.
+    """
+    with suppress(ValueError):
+        ipaddress.ip_address(endpoint)
+        raise FaultError(Fault.CHAIN_INCOMPLETE, f"{endpoint} is an address; SNI needs the endpoint's name")
+    if len(credentials.chain) < 2:
+        raise FaultError(Fault.CHAIN_INCOMPLETE, f"{len(credentials.chain)} certificate; leaf and CA are to be sent")
+    try:
+        credentials.chain[0].verify_directly_issued_by(credentials.chain[1])
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise FaultError(Fault.CHAIN_INCOMPLETE, "the chain's second certificate did not issue the first") from error
+    if credentials.private_key is None or credentials.private_key.public_key() != credentials.leaf.public_key():
+        raise FaultError(Fault.CHAIN_INCOMPLETE, "the private key is not the leaf's")
+    return credentials.private_key

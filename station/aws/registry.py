@@ -1,162 +1,166 @@
-"""AWS IoT's registry: every call paced for all slots together, every refusal one fault by table."""
+"""AWS IoT's registry of things, certificates and CAs, as the station and the ceremonies use it."""
 
 from __future__ import annotations
 
-import re
-import threading
+import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
 
-import boto3
-from botocore import exceptions as aws
-from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from station.aws.calls import AbsentError, Calls, ExistsError, RefusedError, unanswered
 from station.faults import Fault, FaultError
 from station.model import CertificateStatus, certificate_id
 
-if TYPE_CHECKING:
-    from mypy_boto3_iot import IoTClient
-
-# DescribeCertificate allows 10 a second for the account (AWS IoT quotas); the rest is for the provider's own tools.
-_CALLS_PER_S: Final = 8.0
-_SLOWEST_S: Final = 4.0
-
-# botocore's error codes for `iot` (its service-2.json, and AWS's common errors).
-_FAULTS: Final[Mapping[str, Fault]] = {
-    "ThrottlingException": Fault.THROTTLED,
-    "Throttling": Fault.THROTTLED,
-    "TooManyRequestsException": Fault.THROTTLED,
-    "RequestLimitExceeded": Fault.THROTTLED,
-    "UnauthorizedException": Fault.AWS_DENIED,
-    "AccessDeniedException": Fault.AWS_DENIED,
-    "AccessDenied": Fault.AWS_DENIED,
-    "UnrecognizedClientException": Fault.AWS_DENIED,
-    "InvalidClientTokenId": Fault.AWS_DENIED,
-    "InvalidSignatureException": Fault.AWS_DENIED,
-    "SignatureDoesNotMatch": Fault.AWS_DENIED,
-    "ExpiredTokenException": Fault.AWS_DENIED,
-    "ExpiredToken": Fault.AWS_DENIED,
-}
-_REFUSALS: Final = frozenset(
-    {"CertificateValidationException", "RegistrationCodeValidationException", "InvalidRequestException"}
-)
-_CERTIFICATE_ID: Final = re.compile(r"[0-9a-f]{64}")
+_OUT = frozenset({CertificateStatus.INACTIVE, CertificateStatus.REVOKED})
 
 
-class Pace:
-    """Spreads the calls of all threads over time, and slows down for everybody where AWS throttles one.
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A device certificate that AWS IoT knows."""
 
-    One bucket for all slots is enough: each polls its own certificate, and their sum is what hits the account's quota.
-    """
+    id: str
+    arn: str
+    status: CertificateStatus
 
-    def __init__(self, per_s: float = _CALLS_PER_S) -> None:
-        self._interval = 1 / per_s
-        self._lock = threading.Lock()
-        self._next = 0.0
-        self._pause = 0.0
+    def __str__(self) -> str:
+        """For a fault's detail."""
+        return f"certificate {self.id} is {self.status}"
 
-    def reserve(self) -> float:
-        """Take the next place; returns the seconds until it comes. A burst of one second's calls is free."""
-        with self._lock:
-            now = time.monotonic()
-            self._next = max(self._next, now - 1.0) + self._interval
-            return max(0.0, self._next - now)
+    @property
+    def out(self) -> bool:
+        """Whether somebody took it out of service."""
+        return self.status in _OUT
 
-    def throttled(self) -> float:
-        """AWS throttled a call: everybody waits, twice as long each time. Returns the seconds."""
-        with self._lock:
-            self._pause = min(max(self._pause * 2, 0.25), _SLOWEST_S)
-            self._next = max(self._next, time.monotonic() + self._pause)
-            return self._pause
 
-    def accepted(self) -> None:
-        """AWS took a call: the next throttle begins small again."""
-        with self._lock:
-            self._pause = 0.0
+@dataclass(frozen=True, slots=True)
+class RegisteredCa:
+    """A CA that AWS IoT knows."""
+
+    id: str
+    status: str
+    auto_registration: str
+
+    def __str__(self) -> str:
+        """For a fault's detail."""
+        return f"CA {self.id} is {self.status}, auto-registration {self.auto_registration}"
+
+    @property
+    def accepting(self) -> bool:
+        """Whether the first connection of a certificate of this CA registers it."""
+        return (self.status, self.auto_registration) == ("ACTIVE", "ENABLE")
 
 
 class Registry:
-    """The calls that the station and its ceremonies make. Safe from any thread.
+    """One account's registry in one region. Safe from any thread.
 
-    Each raises `FaultError`: `THROTTLED`, `AWS_DENIED`, `CLOUD_UNREACHABLE`, `AWS_ERROR`, and what is named there.
+    Every call raises `FaultError`: `CLOUD_UNREACHABLE`, `THROTTLED` and, of AWS's own trouble, `AWS_ERROR`, after some
+    seconds of patience; `AWS_DENIED`, `AWS_ERROR` at once; and what its method names.
     """
 
     def __init__(self, region: str, *, api_url: str | None = None) -> None:
-        self._pace = Pace()
-        try:
-            self._client: IoTClient = boto3.session.Session(region_name=region).client(
-                "iot",
-                endpoint_url=api_url,
-                # Retries are the caller's, who knows the run's deadline and its stop.
-                config=Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 1}),
-            )
-        except aws.BotoCoreError as error:
-            raise _translated("connect", error) from error
+        import boto3  # noqa: PLC0415 - slow to load
+        from botocore.config import Config  # noqa: PLC0415 - slow to load
 
-    def status(self, leaf: x509.Certificate) -> CertificateStatus | None:
-        """The certificate's status; None where AWS IoT does not know it."""
-        found = self.describe(leaf)
-        return None if found is None else CertificateStatus(found["status"])
-
-    def describe(self, leaf: x509.Certificate) -> Any:
-        """The certificate's description (DescribeCertificate); None where AWS IoT does not know it."""
+        # Retries are ours: botocore's wait neither sees a lifted board nor slows the other slots down.
+        config = Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 1})
         try:
-            answer = self._call("describe_certificate", certificateId=certificate_id(leaf))
-        except _AbsentError:
+            session = boto3.session.Session(region_name=region)
+            self._calls = Calls(session.client("iot", endpoint_url=api_url, config=config))
+        except BotoCoreError as error:
+            raise unanswered("connect", error) from error
+
+    def during(self, deadline: float, wait: Callable[[float], None]) -> Registry:
+        """The same registry for one run: patient until a ``time.monotonic()``, waiting by ``wait``.
+
+        Its calls react to the run's stop between tries; one that AWS leaves hanging, after 5 s.
+        """
+        other = copy.copy(self)
+        other._calls = self._calls.during(deadline, wait)  # noqa: SLF001 - a copy of its own
+        return other
+
+    def find(self, leaf: x509.Certificate) -> Registered | None:
+        """The certificate as AWS IoT knows it, or None (DescribeCertificate)."""
+        name = certificate_id(leaf)
+        try:
+            found = self._calls("describe_certificate", "certificateDescription", certificateId=name)
+        except AbsentError:
             return None
-        return answer["certificateDescription"]
+        try:
+            return Registered(name, str(found["certificateArn"]), CertificateStatus(found["status"]))
+        except (KeyError, ValueError) as error:
+            raise FaultError(Fault.AWS_ERROR, f"describe_certificate: {error}") from error
 
-    def activate(self, leaf: x509.Certificate, thing: str, policy: str) -> None:
+    def activate(self, found: Registered, thing: str, policy: str) -> None:
         """Thing, principal, policy, and only then ACTIVE: an active certificate without its policy is dropped.
+
+        May be repeated.
 
         Raises:
             FaultError: `Fault.POLICY_MISSING` where AWS IoT has no such policy.
         """
-        arn = (self.describe(leaf) or {}).get("certificateArn")
-        if arn is None:
-            raise FaultError(Fault.NOT_REGISTERED, f"certificate {certificate_id(leaf)} is gone again")
-        with suppress(_ExistsError):
-            self._call("create_thing", thingName=thing)
-        self._call("attach_thing_principal", thingName=thing, principal=arn)
+        with suppress(ExistsError):
+            self._calls("create_thing", thingName=thing)
+        self._calls("attach_thing_principal", thingName=thing, principal=found.arn)
         try:
-            self._call("attach_policy", policyName=policy, target=arn)
-        except _AbsentError as error:
+            self._calls("attach_policy", policyName=policy, target=found.arn)
+        except AbsentError as error:
             raise FaultError(Fault.POLICY_MISSING, f"there is no policy {policy} in this account and region") from error
-        self.update(leaf, CertificateStatus.ACTIVE)
+        self._update(found.id, CertificateStatus.ACTIVE)
 
-    def update(self, leaf: x509.Certificate, status: CertificateStatus) -> None:
-        """Set the status of a registered certificate (UpdateCertificate)."""
-        self._call("update_certificate", certificateId=certificate_id(leaf), newStatus=status.value)
+    def policies(self, found: Registered) -> list[str]:
+        """The names of the policies on the certificate itself, the first page (ListAttachedPolicies)."""
+        attached = self._calls("list_attached_policies", "policies", target=found.arn)
+        return [str(one.get("policyName")) for one in attached]
 
-    def register_inactive(self, leaf: x509.Certificate, ca: x509.Certificate) -> None:
-        """Register a certificate that never connected, so that it cannot be activated later (RegisterCertificate)."""
-        self._call("register_certificate", certificatePem=_pem(leaf), caCertificatePem=_pem(ca), status="INACTIVE")
+    def retire(self, leaf: x509.Certificate, ca: x509.Certificate) -> None:
+        """Take a certificate out of service for good, whatever AWS IoT knows of it. May be repeated.
 
-    def has_policy(self, leaf: x509.Certificate) -> bool:
-        """Whether any policy is attached to the certificate."""
-        found = self.describe(leaf) or {}
-        if "certificateArn" not in found:
-            return False
-        return bool(self._call("list_attached_policies", target=found["certificateArn"])["policies"])
+        One that never connected is registered INACTIVE: otherwise its next connection would register it. Should it
+        connect in this very moment, it exists by then, and is set INACTIVE as any other.
 
-    def describe_ca(self, ca_certificate_id: str) -> Any:
-        """The CA's description (DescribeCACertificate); None where this account and region do not know it."""
+        Raises:
+            FaultError: `Fault.CA_NOT_ACCEPTING` where the certificate cannot be registered, since its CA is unknown or
+                INACTIVE here. Nor can it connect then; the caller tries again in case the CA comes back.
+        """
+        once = self.during(time.monotonic(), time.sleep)  # patience is the caller's
+        found = once.find(leaf)
+        if found is None:
+            try:
+                once._register_inactive(leaf, ca)  # noqa: SLF001 - a Registry too
+            except ExistsError:
+                once._update(certificate_id(leaf), CertificateStatus.INACTIVE)  # noqa: SLF001 - a Registry too
+        elif not found.out:
+            once._update(found.id, CertificateStatus.INACTIVE)  # noqa: SLF001 - a Registry too
+
+    def _register_inactive(self, leaf: x509.Certificate, ca: x509.Certificate) -> None:
         try:
-            return self._call("describe_ca_certificate", certificateId=ca_certificate_id)["certificateDescription"]
-        except _AbsentError:
+            self._calls("register_certificate", certificatePem=_pem(leaf), caCertificatePem=_pem(ca), status="INACTIVE")
+        except RefusedError as error:
+            raise FaultError(Fault.CA_NOT_ACCEPTING, error.detail) from error
+
+    def _update(self, name: str, status: CertificateStatus) -> None:
+        self._calls("update_certificate", certificateId=name, newStatus=status.value)
+
+    def find_ca(self, ca_certificate_id: str) -> RegisteredCa | None:
+        """The CA as this account and region know it, or None (DescribeCACertificate)."""
+        try:
+            found = self._calls("describe_ca_certificate", "certificateDescription", certificateId=ca_certificate_id)
+        except AbsentError:
             return None
+        return RegisteredCa(ca_certificate_id, str(found.get("status")), str(found.get("autoRegistrationStatus")))
 
     def registration_code(self) -> str:
-        """The code whose possession the verification certificate proves (GetRegistrationCode)."""
-        return str(self._call("get_registration_code")["registrationCode"])
+        """What the verification certificate is to be made out to (GetRegistrationCode)."""
+        return str(self._calls("get_registration_code", "registrationCode"))
 
     def data_endpoint(self) -> str:
         """Where units connect (DescribeEndpoint, iot:Data-ATS; never the legacy iot:Data)."""
-        return str(self._call("describe_endpoint", endpointType="iot:Data-ATS")["endpointAddress"])
+        return str(self._calls("describe_endpoint", "endpointAddress", endpointType="iot:Data-ATS"))
 
     def register_ca(self, ca_pem: str, verification_pem: str) -> str:
         """Register the CA in DEFAULT mode, active, auto-registration on; returns its id. May be repeated.
@@ -164,84 +168,29 @@ class Registry:
         Raises:
             FaultError: `Fault.CA_NOT_CA`, or `Fault.REGISTRATION_REFUSED` with what AWS IoT has against it.
         """
+        # By the DER's hash, as for every certificate: a registration that was made before tells its id in prose only.
+        name = certificate_id(x509.load_pem_x509_certificate(ca_pem.encode()))
         try:
-            answer = self._call(
-                "register_ca_certificate",
-                caCertificate=ca_pem,
-                verificationCertificate=verification_pem,
-                setAsActive=True,
-                allowAutoRegistration=True,
+            name = str(
+                self._calls(
+                    "register_ca_certificate",
+                    "certificateId",
+                    caCertificate=ca_pem,
+                    verificationCertificate=verification_pem,
+                    setAsActive=True,
+                    allowAutoRegistration=True,
+                )
             )
-        except _RefusedError as error:
-            fault = Fault.CA_NOT_CA if "CA certificate is not valid" in str(error) else Fault.REGISTRATION_REFUSED
-            raise FaultError(fault, str(error)) from error
-        except _ExistsError:
-            # By the DER's hash, as for every certificate; the message that carries it too is not a contract.
-            known = certificate_id(x509.load_pem_x509_certificate(ca_pem.encode()))
-            self._call(
-                "update_ca_certificate",
-                certificateId=known,
-                newStatus="ACTIVE",
-                newAutoRegistrationStatus="ENABLE",
+        except RefusedError as error:
+            not_ca = "CA certificate is not valid" in error.detail
+            raise FaultError(Fault.CA_NOT_CA if not_ca else Fault.REGISTRATION_REFUSED, error.detail) from error
+        except ExistsError as error:
+            if self.find_ca(name) is None:
+                raise FaultError(Fault.REGISTRATION_REFUSED, f"{error.detail}, but not with the id {name}") from error
+            self._calls(
+                "update_ca_certificate", certificateId=name, newStatus="ACTIVE", newAutoRegistrationStatus="ENABLE"
             )
-            return known
-        found = str(answer["certificateId"])
-        if not _CERTIFICATE_ID.fullmatch(found):
-            raise FaultError(Fault.AWS_ERROR, f"AWS IoT gave the CA the id {found!r}")
-        return found
-
-    def _call(self, operation: str, **arguments: Any) -> Any:
-        time.sleep(self._pace.reserve())
-        call: Callable[..., Any] = getattr(self._client, operation)
-        try:
-            answer = call(**arguments)
-        except aws.ClientError as error:
-            raise self._refused(operation, error) from error
-        except aws.BotoCoreError as error:
-            raise _translated(operation, error) from error
-        self._pace.accepted()
-        return answer
-
-    def _refused(self, operation: str, error: aws.ClientError) -> Exception:
-        code = str(error.response.get("Error", {}).get("Code"))
-        if code == "ResourceNotFoundException":
-            return _AbsentError(str(error))
-        if code in {"ResourceAlreadyExistsException", "CertificateConflictException"}:
-            return _ExistsError(str(error))
-        fault = _FAULTS.get(code, Fault.AWS_ERROR)
-        if fault is Fault.THROTTLED:
-            self._pace.throttled()
-        if code in _REFUSALS:
-            return _RefusedError(str(error))
-        return FaultError(fault, f"{operation}: {error}")
-
-
-class _AnswerError(FaultError):
-    """What the callers above tell apart; a caller that does not sees `Fault.AWS_ERROR`."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(Fault.AWS_ERROR, text)
-
-
-class _AbsentError(_AnswerError):
-    """AWS IoT knows no such thing."""
-
-
-class _ExistsError(_AnswerError):
-    """It is there already."""
-
-
-class _RefusedError(_AnswerError):
-    """AWS IoT has something against what it was given."""
-
-
-def _translated(operation: str, error: aws.BotoCoreError) -> FaultError:
-    match error:
-        case aws.NoCredentialsError() | aws.PartialCredentialsError() | aws.CredentialRetrievalError():
-            return FaultError(Fault.AWS_DENIED, f"{operation}: {error}")
-        case aws.HTTPClientError() | aws.EndpointConnectionError() | aws.ConnectionClosedError():
-            return FaultError(Fault.CLOUD_UNREACHABLE, f"{operation}: {error}")
-    return FaultError(Fault.AWS_ERROR, f"{operation}: {type(error).__name__}: {error}")
+        return name
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -195,5 +195,3 @@ live_certificates = sa.Table(
     sa.Column("key_id", sa.Text, nullable=False, unique=True),
     sa.Column("number", sa.Text, sa.ForeignKey("certificates.number"), nullable=False, unique=True),
 )
-
-RECORD = tuple(table for table in metadata.sorted_tables if table not in {live_runs, live_certificates})

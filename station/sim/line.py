@@ -20,7 +20,7 @@ from typing import Any, Self
 from station.control import Control
 from station.faults import FaultError
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 20.0
 _MODULES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so")
 _POLICY = {
     "Version": "2012-10-17",
@@ -286,10 +286,10 @@ class Station:
 
     def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start the daemon and wait until it answers."""
-        with self.log.open("a") as log:
+        with self.log.open("a") as log, (self.folder / "lamp.txt").open("a") as lamp:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "station", "--config", str(self.config), "run"],
-                stdout=(self.folder / "lamp.txt").open("a"),
+                stdout=lamp,
                 stderr=log,
                 env=dict(environment or self.provider.environment),
                 text=True,
@@ -333,18 +333,19 @@ class Station:
         status: dict[str, Any] = self.control.status()["slots"][0]
         return status
 
-    def result(self, timeout_s: float = _PATIENCE_S) -> dict[str, Any]:
-        """Wait for the slot's next latched result."""
-        found: dict[str, Any] = wait_for("a result", lambda: self._in("result"), timeout_s)
+    def result(self, after: str = "") -> dict[str, Any]:
+        """Wait for a latched result, other than the one that was there since ``after``."""
+
+        def latched() -> dict[str, Any] | None:
+            slot = self.slot()
+            return slot if slot["state"] == "result" and slot["since"] != after else None
+
+        found: dict[str, Any] = wait_for("a result", latched)
         return found
 
     def empty(self) -> None:
         """Wait until the slot is free."""
-        wait_for("an empty slot", lambda: self._in("empty"))
-
-    def _in(self, state: str) -> dict[str, Any] | None:
-        slot = self.slot()
-        return slot if slot["state"] == state else None
+        wait_for("an empty slot", lambda: self.slot()["state"] == "empty")
 
     def drained(self) -> None:
         """Wait until no certificate waits to be taken out of service."""

@@ -7,12 +7,13 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any, Final
 from urllib.parse import parse_qs
 
 from cryptography import x509
 
-from station.sim.troubles import Troubles
+from station.sim.troubles import API_ERRORS, Troubles
 
 _Scope = dict[str, Any]
 _Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -37,15 +38,6 @@ _OPERATIONS: Final = tuple(
         ("PUT", r"/things/[^/]+/principals", "AttachThingPrincipal"),
     )
 )
-_STATUS_OF: Final = {
-    "ThrottlingException": 429,
-    "UnauthorizedException": 401,
-    "ExpiredTokenException": 403,
-    "UnrecognizedClientException": 403,
-    "AccessDeniedException": 403,
-    "InternalFailureException": 500,
-    "ServiceUnavailableException": 503,
-}
 
 
 class StrictApi:
@@ -70,8 +62,10 @@ class StrictApi:
         trouble = self._troubles.api.get(operation) or self._troubles.api.get("*") or self._throttled(operation)
         if trouble == "hang":
             await asyncio.sleep(3600)
+        elif trouble == "close":
+            await _half_an_answer(send)
         elif trouble is not None:
-            await _error(send, _STATUS_OF.get(trouble, 400), trouble, "ordered by the test")
+            await _error(send, API_ERRORS[trouble], trouble, "ordered by the test")
         else:
             refusal = self._refusal(operation, scope, body)
             if refusal:
@@ -121,11 +115,13 @@ class StrictApi:
                     await _json(send, 400, {"error": str(error)})
                     return
                 self._calls.clear()
-                await _json(send, 200, {})
+                await _json(send, 200, asdict(self._troubles))
+            case ("GET", "/_sim/troubles"):
+                await _json(send, 200, asdict(self._troubles))
             case ("GET", "/_sim/counts"):
                 await _json(send, 200, self.counts)
             case _:
-                await _json(send, 404, {"error": "POST /_sim/troubles or GET /_sim/counts"})
+                await _json(send, 404, {"error": "GET or POST /_sim/troubles, GET /_sim/counts"})
 
 
 def _operation(method: str, path: str) -> str:
@@ -168,6 +164,12 @@ def _replay(body: bytes, receive: _Receive) -> _Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
+
+
+async def _half_an_answer(send: _Send) -> None:
+    """Promise more than is sent: the HTTP server behind then has to close the connection."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100")]})
+    await send({"type": "http.response.body", "body": b"{", "more_body": True})
 
 
 async def _error(send: _Send, status: int, code: str, message: str) -> None:

@@ -121,7 +121,7 @@ def test_a_ca_certificate_of_another_key_is_refused(make_station: MakeStation, t
     ("fault", "code"),
     [
         ("bad-csr-signature", "U110"),
-        ("weak-rsa", "U112"),
+        ("weak-rsa", "U113"),
         ("csr-subject=SOMEBODY-ELSE", "U111"),
         ("wrong-key", "U123"),
         ("forget", "U122"),

@@ -35,6 +35,7 @@ def test_a_board_lifted_in_the_middle_is_aborted(board_bench: Bench, command: st
     assert (result["outcome"], result["fault"], result["step"]) == ("ABORTED", "J201", step)
     if result["serial"]:
         board_bench.nothing_active("SN-1")
+    board_bench.station.empty()
     assert board_bench.run("SN-2")["outcome"] == "PASS"
 
 
