@@ -7,6 +7,7 @@ What a script may read goes to stdout (``--json``), what a person is to do goes 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -80,23 +81,38 @@ def _control(arguments: argparse.Namespace) -> Control:
 
 
 def _status(arguments: argparse.Namespace) -> None:
+    status = _control(arguments).status()
+    if arguments.json:
+        _print_json(status)
+        return
     from station import views
 
-    status = _control(arguments).status()
-    views.print_json(status) if arguments.json else views.print_status(status)
+    views.print_status(status)
 
 
 def _watch(arguments: argparse.Namespace) -> None:
-    from station import views
+    changes = _control(arguments).changes()
+    if not arguments.json:
+        from station import views
 
-    views.watch(_control(arguments), as_json=arguments.json)
+        views.print_changes(changes)
+    for status in changes:
+        _print_json(status)
+        sys.stdout.flush()
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, separators=(",", ":")))
 
 
 def _orders_list(arguments: argparse.Namespace) -> None:
+    orders = _control(arguments).orders()
+    if arguments.json:
+        _print_json(orders)
+        return
     from station import views
 
-    orders = _control(arguments).orders()
-    views.print_json(orders) if arguments.json else views.print_orders(orders)
+    views.print_orders(orders)
 
 
 def _orders_add(arguments: argparse.Namespace) -> None:
@@ -119,12 +135,12 @@ def _orders_close(arguments: argparse.Namespace) -> None:
 
 
 def _unit(arguments: argparse.Namespace) -> int:
-    from station import views
-
     runs = _control(arguments).unit(arguments.serial)
     if arguments.json:
-        views.print_json(runs)
+        _print_json(runs)
     elif runs:
+        from station import views
+
         views.print_unit(arguments.serial, runs)
     else:
         print(f"nothing is on record about {arguments.serial}", file=sys.stderr)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from station.faults import Fault, FaultError
 
+_WATCH_S = 20.0
 _MAX_ANSWER = 64 * 1024 * 1024
 
 
@@ -51,6 +52,15 @@ class Control:
         """The station's status as soon as it is newer than a version."""
         answer: dict[str, Any] = self._ask("GET", f"/v1/status?newer_than={newer_than}&wait_s={wait_s}", wait_s=wait_s)
         return answer
+
+    def changes(self) -> Iterator[dict[str, Any]]:
+        """The status now, and then each newer one, until the station ends."""
+        version = 0
+        while True:
+            status = self.status(newer_than=version, wait_s=_WATCH_S)
+            if status["version"] != version:
+                version = status["version"]
+                yield status
 
     def orders(self) -> list[dict[str, Any]]:
         """All work orders with their progress."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,16 +13,7 @@ from rich.table import Table
 from station.config.messages import Messages
 from station.faults import Fault
 
-if TYPE_CHECKING:
-    from station.control import Control
-
 _STYLES = {"PASS": "green", "FAIL": "red", "ERROR": "yellow", "ABORTED": "yellow", "running": "blue"}
-_WATCH_S = 20.0
-
-
-def print_json(value: object) -> None:
-    """One JSON document on a line."""
-    print(json.dumps(value, separators=(",", ":")))  # noqa: T201 - the command's output
 
 
 def print_status(status: dict[str, Any]) -> None:
@@ -40,20 +30,11 @@ def print_status(status: dict[str, Any]) -> None:
         console.print(f"{status['outbox']} certificate(s) wait to be taken out of service", style="yellow")
 
 
-def watch(control: Control, *, as_json: bool) -> None:
-    """Print each change until the station ends or the reader does."""
-    version = 0
+def print_changes(changes: Iterable[dict[str, Any]]) -> None:
+    """A line for each change of a slot, for as long as there are changes."""
     seen: dict[str, dict[str, Any]] = {}
     console = Console(soft_wrap=True, highlight=False)
-    while True:
-        status = control.status(newer_than=version, wait_s=_WATCH_S)
-        if status["version"] == version:
-            continue
-        version = status["version"]
-        if as_json:
-            print_json(status)
-            sys.stdout.flush()
-            continue
+    for status in changes:
         for slot in status["slots"]:
             if seen.get(slot["slot"]) != slot:
                 seen[slot["slot"]] = slot

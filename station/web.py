@@ -87,7 +87,7 @@ async def _body(request: Request) -> dict[str, Any]:
             raise FaultError(Fault.ORDER_INVALID, f"the request is longer than {_MAX_BODY} bytes")
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FaultError(Fault.ORDER_INVALID, f"the request is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise FaultError(Fault.ORDER_INVALID, "the request is not a JSON object")
@@ -177,8 +177,8 @@ def application(status: StatusBoard, record: Record, products: frozenset[str]) -
             Route("/v1/status", get_status),
             Route("/v1/orders", get_orders),
             Route("/v1/orders", post_order, methods=["POST"]),
-            Route("/v1/orders/{number}/close", close_order, methods=["POST"]),
-            Route("/v1/units/{serial}", get_unit),
+            Route("/v1/orders/{number:path}/close", close_order, methods=["POST"]),
+            Route("/v1/units/{serial:path}", get_unit),
         ],
         exception_handlers={FaultError: _on_fault},
     )

@@ -1,4 +1,4 @@
-"""What the tests of `station.aws` share: a unit's credentials, a cloud as the station sees it, and a slot to lift from."""
+"""What the tests of `station.aws` share: a unit with its credentials, its cloud, and a slot to lift it from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cloud import OPEN_POLICY, Device, ProviderCA, SimCloud, device
+from cloud import Device, ProviderCA, SimCloud, device
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -22,9 +22,8 @@ from station.jig import Nest, Presence
 from station.model import Call, CertificateStatus, Credentials, KeyOrigin, KeyType, Product, Profile, Unit
 from station.slots import Halt, RunStop
 
-__all__ = ["OPEN_POLICY"]
-
 PRODUCT = Product("sensor-b", "console", "demo-board", KeyType.P256, KeyOrigin.STATION, Profile(365, 60))
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 _serials = itertools.count(1)
 
 
@@ -64,11 +63,10 @@ def credentials_of(unit: Device, ca: ProviderCA, cloud: SimCloud) -> Credentials
 @cache
 def shared_registry(region: str, api_url: str) -> Registry:
     """One client for a worker's tests: to make one takes longer than most of them."""
-    return Registry(region, api_url=api_url)
-
-
-def registry_of(cloud: SimCloud) -> Registry:
-    return Registry(cloud.said["region"], api_url=cloud.said["api_url"])
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in CREDENTIALS.items():
+            environment.setenv(name, value)
+        return Registry(region, api_url=api_url)
 
 
 def aws_cloud(cloud: SimCloud, ca: ProviderCA, policy: str | None, **changes: Any) -> AwsCloud:

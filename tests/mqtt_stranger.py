@@ -39,7 +39,7 @@ def publish_packet(topic: str = "foo/bar") -> bytes:
 
 
 @contextmanager
-def connection(  # a stranger has as many ways to be wrong as this has arguments
+def connection(
     cloud: SimCloud,
     device: Device | None,
     *,
@@ -60,7 +60,7 @@ def connection(  # a stranger has as many ways to be wrong as this has arguments
         context.set_alpn_protocols([alpn])
     with (
         socket.create_connection(("127.0.0.1", port or cloud.mqtt_port), timeout_s) as raw,
-        context.wrap_socket(raw, server_hostname=sni) as tls,
+        context.wrap_socket(raw, server_hostname=sni, suppress_ragged_eofs=False) as tls,
     ):
         yield tls
 
@@ -74,28 +74,33 @@ def answer(tls: ssl.SSLSocket, packet: bytes) -> bytes:
 def meet(cloud: SimCloud, device: Device | None, *, client_id: str = "SN-1", **how: object) -> str:
     """Connect and publish; return how far it went and how it ended.
 
-    One of ``handshake: ...``, ``connect: ...``, ``publish: ...``, ended by ``closed``, ``reset``, ``silent`` or the name
-    that OpenSSL gives to an alert; or ``refused`` (CONNACK 5), or ``acknowledged``.
+    Either ``acknowledged``, ``refused`` (CONNACK 5), or how far (``handshake:``, ``connect:``, ``publish:``) with the
+    end: ``closed``, ``cut`` (no close_notify; Python calls a reset within TLS so too), ``reset``, ``silent``, or the
+    name that OpenSSL gives to an alert.
     """
     at = "handshake"
     try:
         with connection(cloud, device, **how) as tls:  # type: ignore[arg-type]  # handed on as it came
             at = "connect"
             said = answer(tls, connect_packet(client_id))
-            if said != CONNACK:
-                return "refused" if said == REFUSED else _ended(at, said)
-            at = "publish"
-            said = answer(tls, publish_packet())
-            return "acknowledged" if said == PUBACK else _ended(at, said)
-    except TimeoutError:
-        return f"{at}: silent"
-    except ConnectionResetError:
-        return f"{at}: reset"
-    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-        return f"{at}: closed"
-    except ssl.SSLError as error:
-        return f"{at}: {error.reason}"
+            if said == CONNACK:
+                at = "publish"
+                said = answer(tls, publish_packet())
+    except OSError as error:
+        return f"{at}: {_end(error)}"
+    return {REFUSED: "refused", PUBACK: "acknowledged", b"": f"{at}: closed"}.get(said, said.hex())
 
 
-def _ended(at: str, said: bytes) -> str:
-    return f"{at}: {said.hex() if said else 'closed'}"
+def _end(error: OSError) -> str:
+    match error:
+        case TimeoutError():
+            return "silent"
+        case ConnectionResetError():
+            return "reset"
+        case ssl.SSLZeroReturnError():
+            return "closed"
+        case ssl.SSLEOFError():
+            return "cut"
+        case ssl.SSLError():
+            return str(error.reason)
+    raise error

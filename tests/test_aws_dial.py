@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aws_units import OPEN_POLICY, Contact, contact, raises
-from cloud import ProviderCA, SimCloud, activate, make_ca, provider_ca
+from aws_units import Contact, contact, raises
+from cloud import OPEN_POLICY, ProviderCA, SimCloud, activate, make_ca, provider_ca
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from station.faults import Fault
 from station.model import CertificateStatus, Ending
@@ -129,25 +135,56 @@ def test_each_ending_has_its_word_comes_in_time_and_leaves_nothing_behind(
     cloud: SimCloud, active: Contact, trouble: str, ending: Ending, tls_1_2: bool
 ) -> None:
     cloud.troubles(endings=[trouble], tls_1_2=tls_1_2)
-    files, threads, began = os.listdir("/proc/self/fd"), threading.active_count(), time.monotonic()
+    before, began = (open_files(), threading.active_count()), time.monotonic()
     assert active.dial(active.call) is ending
     assert time.monotonic() - began < active.call.timeout_s + 0.3
-    assert len(os.listdir("/proc/self/fd")) == len(files)
-    assert threading.active_count() == threads
+    assert (open_files(), threading.active_count()) == before
 
 
-def test_a_server_of_another_name_is_not_trusted(unit: Contact) -> None:
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_server_of_another_name_is_not_trusted(unit: Contact, tmp_path: Path) -> None:
+    roots, server_pem = server_of("other.example", tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server_pem)
     with listener() as (server, port):
-        name = socket.gethostname()
+
+        def serve() -> None:
+            peer, _ = server.accept()
+            with suppress(OSError), peer, context.wrap_socket(peer, server_side=True) as tls:
+                tls.recv(1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        ending = unit.cloud.dial(replace(unit.credentials, server_roots=roots), replace(unit.call, port=port))
+        assert ending is Ending.UNTRUSTED
+        thread.join()
 
 
-def test_holding_tells_whether_the_connection_stays(cloud: SimCloud, active: Contact) -> None:
-    hold = replace(active.call, hold_s=0.3)
-    assert active.dial(hold) is Ending.ACKNOWLEDGED
-    cloud.troubles(endings=["connack-then-close"])
+def server_of(name: str, folder: Path) -> tuple[bytes, Path]:
+    """A root, and a file with a server's certificate under it and its key."""
+    root, key, now = make_ca(), ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    certificate = (
+        x509.CertificateBuilder(root.certificate.subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(root.key, SHA256())
+    )
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file = folder / "server.pem"
+    file.write_bytes(certificate.public_bytes(Encoding.PEM) + secret)
+    return root.pem.encode(), file
+
+
+def test_a_connection_that_is_held_stays_without_a_publish(cloud: SimCloud, active: Contact) -> None:
+    cloud.troubles(endings=["connack-no-puback"])
     began = time.monotonic()
-    assert active.dial(hold) in {Ending.ACKNOWLEDGED, Ending.UNACKNOWLEDGED}
-    assert time.monotonic() - began < 1.0
+    assert active.dial(replace(active.call, hold_s=0.3)) is Ending.ACKNOWLEDGED
+    assert time.monotonic() - began >= 0.3
 
 
 def test_a_second_client_of_the_same_id_ends_the_first(active: Contact) -> None:

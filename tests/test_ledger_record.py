@@ -232,6 +232,16 @@ def test_a_certificate_used_again_in_a_run_that_fails_goes_out_of_service(ledger
     assert live(ledger) == {}
 
 
+def test_a_certificate_goes_to_the_outbox_once_whatever_its_run_does(ledger: SqliteLedger) -> None:
+    first = whole_run(ledger, unit(), "a")
+    ledger.add_order(rework("RW-1", "SN-1"), "linh")
+    run = admitted(ledger, unit())
+    certify(ledger, run, "a")
+    certify(ledger, run, "b")
+    end(ledger, run, Fault.UNIT_SILENT)
+    assert waiting(ledger) == [first.number, run.number]
+
+
 # The end of a run.
 
 

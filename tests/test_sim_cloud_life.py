@@ -1,4 +1,4 @@
-"""The simulated cloud as a process: where it listens, where it writes, how it ends, and that it refuses a wrong MiniStack."""
+"""The simulated cloud as a process: where it listens and writes, how it ends, and which MiniStack it refuses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def ready(process: subprocess.Popen[str], tmp_path: Path) -> SimCloud:
 
 def sockets_of(pid: int) -> list[tuple[str, str]]:
     """Local address and state of each TCP and UDP socket of a process (proc(5))."""
-    inodes = {os.readlink(each)[8:-1] for each in Path(f"/proc/{pid}/fd").iterdir() if "socket" in os.readlink(each)}
+    links = [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()]
+    inodes = {link[8:-1] for link in links if link.startswith("socket:")}
     rows = [
         line.split()
         for family in ("tcp", "tcp6", "udp", "udp6")

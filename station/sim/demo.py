@@ -124,19 +124,20 @@ def _stamped(console: Console, began: float) -> Any:
 
 
 def _print_table(runs: list[dict[str, Any]], console: Console) -> None:
-    table = Table(
-        "unit", "order", *(f"{step} ms" for step in _STEPS), "total s", "outcome", "fault", box=None, pad_edge=False
-    )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("unit", "order", *_STEPS, "total", "outcome", "fault"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading in {*_STEPS, "total"} else "left")
     for run in runs:
         took = {step["step"]: step["duration_ms"] for step in run["steps"]}
         table.add_row(
             run["serial"],
             run["order"],
             *(f"{took[step]:.0f}" if step in took else "-" for step in _STEPS),
-            f"{sum(took.values()) / 1000:.2f}",
+            f"{sum(took.values()):.0f}",
             f"[{_STYLE[run['outcome']]}]{run['outcome']}[/]",
             run["fault"] or "",
         )
-    console.print()
-    console.print(table)
+    console.print("\nSteps in milliseconds:")
+    # At full width even where the terminal is narrow, or is no terminal: a cut number misleads.
+    Console(width=max(console.width, 124)).print(table)
     console.print()
