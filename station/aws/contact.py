@@ -39,19 +39,16 @@ def dial(credentials: Credentials, call: Call, *, alpn: bool) -> Ending:
     context = _context(credentials, call.endpoint, alpn=alpn)
     deadline = time.monotonic() + call.timeout_s
     try:
-        raw = _tcp(call.endpoint, call.port, deadline)
+        tls = _connected(call.endpoint, call.port, context, deadline)
     except ConnectionResetError:  # there is somebody: it hung up before this side had looked
         return Ending.DROPPED
     except (OSError, UnicodeError):  # UnicodeError: no host can have such a name
         return Ending.UNREACHABLE
     try:
-        tls = _tls(raw, context, call.endpoint, deadline)
-    except ssl.SSLCertVerificationError:
-        return Ending.UNTRUSTED
-    except TimeoutError:
-        return Ending.SILENT
-    except OSError:  # closed, reset, or an alert
-        return Ending.DROPPED
+        _handshake(tls, deadline)
+    except OSError as error:
+        tls.close()
+        return _ending(error)
     contact = _Contact(call, tls)
     try:
         return contact.talk(deadline)
@@ -59,8 +56,11 @@ def dial(credentials: Credentials, call: Call, *, alpn: bool) -> Ending:
         contact.leave()
 
 
-def _tcp(host: str, port: int, deadline: float) -> socket.socket:
-    """The first of the host's addresses that answers. Each gets a fair share of the time: AWS gives many."""
+def _connected(host: str, port: int, context: ssl.SSLContext, deadline: float) -> ssl.SSLSocket:
+    """A TCP connection to the first of the host's addresses that answers; each gets a fair share of the time.
+
+    Wrapped before it connects: a connection that is reset in between is lost inside `wrap_socket`, unclosed.
+    """
     addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     failed: OSError = TimeoutError("no time was left to connect")
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):
@@ -68,36 +68,23 @@ def _tcp(host: str, port: int, deadline: float) -> socket.socket:
         if share <= 0:
             break
         raw = socket.socket(family, kind, protocol)
+        # The CONNECT follows the handshake's last bytes at once: it must not wait for their acknowledgement.
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tls = context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
         try:
-            # The CONNECT follows the handshake's last bytes at once: it must not wait for their acknowledgement.
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            raw.settimeout(share)
-            raw.connect(address)
+            tls.settimeout(share)
+            tls.connect(address)
         except OSError as error:
-            raw.close()
+            tls.close()
             failed = error
         else:
-            return raw
+            return tls
     raise failed
 
 
-def _tls(raw: socket.socket, context: ssl.SSLContext, host: str, deadline: float) -> ssl.SSLSocket:
-    """The handshake as a whole within the deadline, which a socket's own timeout (each read anew) cannot promise."""
-    try:
-        raw.settimeout(0)
-        tls = context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
-    except OSError:
-        raw.close()
-        raise
-    try:
-        _handshake(tls, deadline)
-    except OSError:
-        tls.close()
-        raise
-    return tls
-
-
 def _handshake(tls: ssl.SSLSocket, deadline: float) -> None:
+    """The handshake as a whole within the deadline, which a socket's own timeout (each read anew) cannot promise."""
+    tls.settimeout(0)
     while True:
         waits: tuple[list[ssl.SSLSocket], list[ssl.SSLSocket]]
         try:
@@ -111,6 +98,17 @@ def _handshake(tls: ssl.SSLSocket, deadline: float) -> None:
         left = deadline - time.monotonic()
         if left <= 0 or not any(select.select(*waits, [], left)):
             raise TimeoutError("the handshake took too long")
+
+
+def _ending(error: OSError) -> Ending:
+    """What a failed handshake says: our refusal of the server, our patience, or else the peer's refusal of us."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return Ending.UNTRUSTED
+        case TimeoutError():
+            return Ending.SILENT
+        case _:
+            return Ending.DROPPED
 
 
 class _Client(mqtt.Client):

@@ -1,4 +1,4 @@
-"""The family `console`: any firmware that speaks ``docs/new-board.md`` on its serial console. The entry point is `ConsoleBoard`.
+"""The family `console`: any firmware that speaks ``docs/new-board.md`` on its serial console.
 
 Each method is some requests over one `Link`, whose retries and bounds are there. A word of the board's is checked here
 against the page's forms before anybody else sees it.
@@ -46,9 +46,8 @@ _LONG_S: Final = 10.0  # commit, csr, sign
 _KEYGEN_S: Final = 60.0
 _DIAL_MORE_S: Final = 5.0
 _RESTART_S: Final = 10.0
-_RESTARTED_BY_S: Final = (
-    1.0  # a board restarts within 0.5 s of its `ok`; one that was asked later and is the same did not
-)
+# A board restarts within 0.5 s of its `ok`: one that was asked later and is the same did not.
+_RESTARTED_BY_S: Final = 1.0
 _ITEM_S: Final = 60.0  # for all pieces of one item together, beside their time on the line
 
 _LINE_USED: Final = 4_096
@@ -62,9 +61,9 @@ class ConsoleBoard:
     """One unit on ``port``, for one run. Satisfies `interfaces.Board`.
 
     Raises:
-        FaultError: `Fault.LIFTED` where there is no such port; `Fault.PORT_DENIED` where it cannot be opened. Every method:
-            `Fault.UNIT_SILENT`, `Fault.UNIT_GARBLED`, `Fault.UNIT_REFUSED`, `Fault.UNIT_RESET`, `Fault.LIFTED`, and
-            what ``stop`` raises.
+        FaultError: `Fault.LIFTED` where there is no such port; `Fault.PORT_DENIED` where it cannot be opened. Every
+            method: `Fault.UNIT_SILENT`, `Fault.UNIT_GARBLED`, `Fault.UNIT_REFUSED`, `Fault.UNIT_RESET`,
+            `Fault.LIFTED`, and what ``stop`` raises.
     """
 
     def __init__(self, port: str, product: Product, stop: Stop) -> None:
@@ -182,7 +181,7 @@ class ConsoleBoard:
             self._in_time(end, item)
             piece = content[offset : offset + room]
             if piece:
-                told = {"item": item, "offset": offset, "total": total, "data": _base64(piece)}
+                told: dict[str, str | int] = {"item": item, "offset": offset, "total": total, "data": _base64(piece)}
                 reply = self._link.ask("write", _SHORT_S, **told)
             else:
                 reply = self._link.ask("commit", _LONG_S, item=item, total=total, sha256=digest)
@@ -264,7 +263,7 @@ class ConsoleBoard:
 
 
 def try_board(port: str, baud: int) -> Iterator[str]:
-    """Speak the protocol to one board, as far as that leaves no certificate behind; yield a line of text for each answer.
+    """Speak the protocol to one board, as far as that leaves no certificate behind; yield a line for each answer.
 
     It makes the board a new P-256 key, over whatever key a former attempt left.
 

@@ -1,4 +1,4 @@
-"""The wire of the `console` protocol (``docs/new-board.md``, sections 1 to 3): frames, and one request at a time over a port.
+"""The wire of the `console` protocol (``docs/new-board.md``, 1 to 3): frames, and one request at a time on a port.
 
 Nothing here knows what a command means. All that comes from the board is hostile: lines, noise and time are bounded.
 """

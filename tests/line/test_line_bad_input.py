@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from station.sim.jig import SimJig
 from whole_line import Bench, MakeStation
 
+from station.sim.jig import SimJig
 from station.sim.line import Provider, Station
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from station.sim.jig import SimJig
 from whole_line import Bench, MakeStation, order_troubles
 
+from station.sim.jig import SimJig
 from station.sim.line import Provider, wait_for
 
 
