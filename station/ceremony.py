@@ -182,6 +182,8 @@ class _Journal:
             facts: dict[str, Any] = json.loads(self._path.read_bytes())
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise FaultError(Fault.CEREMONY, f"the journal {self._path} cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise FaultError(
                 Fault.CEREMONY, f"the journal {self._path} is damaged; compare token and outputs by hand"
@@ -189,7 +191,10 @@ class _Journal:
         return facts
 
     def _save(self, facts: dict[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FaultError(Fault.CEREMONY, f"{self._path.parent} cannot be made: {error.strerror}") from error
         _write_whole(self._path, json.dumps(facts, indent=2).encode(), 0o600)
         self._facts = facts
 

@@ -95,8 +95,7 @@ def _one(plug: Plug, station: Station, jig: SimJig, say: Any) -> dict[str, Any]:
         say(f"{plug.serial}  {line}")
     board.lift()
     station.empty()
-    shown = command(["--config", str(station.config), "unit", plug.serial, "--json"], station.provider.environment)
-    run: dict[str, Any] = json.loads(shown)[-1]
+    run: dict[str, Any] = json.loads(station.run("unit", plug.serial, "--json"))[-1]
     return run
 
 

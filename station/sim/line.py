@@ -284,11 +284,20 @@ class Station:
             "stop_grace_s": 10.0,
         }
 
+    @property
+    def command(self) -> list[str]:
+        """The ``station`` command for this station."""
+        return [sys.executable, "-m", "station", "--config", str(self.config)]
+
+    def run(self, *arguments: str) -> str:
+        """Run one command of this station to its end and return what it printed."""
+        return command(["--config", str(self.config), *arguments], self.provider.environment)
+
     def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start the daemon and wait until it answers."""
         with self.log.open("a") as log, (self.folder / "lamp.txt").open("a") as lamp:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "station", "--config", str(self.config), "run"],
+                [*self.command, "run"],
                 stdout=lamp,
                 stderr=log,
                 env=dict(environment or self.provider.environment),

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from station.sim.jig import SimJig
 from whole_line import Bench, MakeStation, order_troubles
 
+from station.sim.jig import SimJig
 from station.sim.line import Provider, Station, wait_for
 
 FIRST_LINES = ["identify", "admit", "enroll", "issue", "install", "verify", "connect"]
