@@ -40,9 +40,10 @@ class ScriptedBoard:
 
     def say(self, raw: bytes) -> None:
         """Put bytes on the wire, for as long as anybody takes them."""
-        while raw and not self._over.is_set():
+        left = memoryview(raw)
+        while left and not self._over.is_set():
             if select.select([], [self._master], [], 0.05)[1]:
-                raw = raw[os.write(self._master, raw[:512]) :]
+                left = left[os.write(self._master, left[:512]) :]
 
     def ok(self, seq: int, values: str) -> None:
         self.say(frame(seq, "ok", values))

@@ -29,20 +29,22 @@ class TestContract(BoardContract):
     driver = ConsoleBoard
 
     @pytest.fixture
-    def port(self, tmp_path: Path) -> Iterator[str]:  # type: ignore[override] # a fixture that cleans up
+    def port(self, tmp_path: Path) -> Iterator[str]:
         with SimJig(tmp_path) as jig:
             jig.plug(tmp_path / "port", serial="SN-1", chip="CHIP-1", model="demo-board")
             yield str(tmp_path / "port")
 
 
 class TestContractAtSerialSpeed(TestContract):
-    """The same at 11,520 bytes a second, with logs cutting in and everything echoed."""
+    """The same at the speed of 921,600 baud, with logs cutting in and everything echoed."""
 
     @pytest.fixture
-    def port(self, tmp_path: Path) -> Iterator[str]:  # type: ignore[override] # as above
+    def port(self, tmp_path: Path) -> Iterator[str]:
         with SimJig(tmp_path) as jig:
-            board = {"serial": "SN-1", "chip": "CHIP-1", "model": "demo-board"}
-            jig.plug(tmp_path / "port", **board, faults=("noise", "echo"), baud_bytes=11_520)
+            troubles = ("noise", "echo")
+            jig.plug(
+                tmp_path / "port", serial="SN-1", chip="CHIP-1", model="demo-board", faults=troubles, baud_bytes=92_160
+            )
             yield str(tmp_path / "port")
 
 
