@@ -49,8 +49,12 @@ def run(config: Config) -> None:
     Raises:
         FaultError: what keeps the station from starting, or the slot thread that died.
     """
-    _keep_secrets_in_memory()
+    locked = _keep_secrets_in_memory()
     _log_as_json(config)
+    if not locked:
+        log.warning(
+            "memory is not locked: a key made here may reach the swap", detail="LimitMEMLOCK=infinity allows it"
+        )
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -198,10 +202,15 @@ def _notify(*lines: str) -> None:
             log.warning("systemd does not listen", detail=str(error))
 
 
-def _keep_secrets_in_memory() -> None:
-    """No core dump and no ptrace by others: keys made on the station live here for the length of a run."""
+def _keep_secrets_in_memory() -> bool:
+    """No core dump, no ptrace by others, no swap: keys made on the station live here for the length of a run.
+
+    Returns whether the memory could be locked (mlockall(2)); it needs the right to.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE, prctl(2)
+    libc = ctypes.CDLL(None)
+    libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE, prctl(2)
+    return bool(libc.mlockall(1 | 2 | 4) == 0)  # MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT: what is touched stays
 
 
 def _log_as_json(config: Config) -> None:

@@ -256,8 +256,9 @@ def test_many_threads_share_few_children(softhsm: Token) -> None:
 
 def test_nobody_waits_for_a_busy_child_past_the_deadline(softhsm: Token) -> None:
     key, public = made(softhsm)
-    with Signers(key, softhsm.pin, softhsm.latch, timeout_s=0.2) as signers:
+    with Signers(key, softhsm.pin, softhsm.latch) as signers:
         child = signers._idle.get()
+        signers._timeout_s = 0.2
         try:
             assert refused(lambda: signs(signers, public)).fault is Fault.HSM_HUNG
         finally:
