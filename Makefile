@@ -1,11 +1,15 @@
 # make demo   the whole line against simulators, live in this terminal
 # make test   the whole suite
 # make check  exactly what CI runs
+# make install  the station alone into .venv, for a machine on the line
 SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test check lint format bench docs lock clean setup-sim setup-dev
+.PHONY: install demo test check lint format bench docs lock clean setup-sim setup-dev
+
+install:
+	@.ci/setup run
 
 demo: setup-sim
 	@$(BIN)/station demo .demo

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import structlog
 
@@ -60,11 +60,11 @@ def run(config: Config) -> None:
         signal.signal(number, lambda *_: stopping.set())
     with ExitStack() as parts:
         parts.enter_context(_only_one(config.state))
-        slots, halt, status = _start(config, parts)
+        slots, others, halt, status = _start(config, parts)
         _notify("READY=1", f"STATUS={len(slots)} slots at work")
         log.info("station runs", station=config.station, version=version("provisioning-station"))
         try:
-            _watch(slots, stopping)
+            _watch(slots, others, stopping)
         finally:
             _notify("STOPPING=1")
             log.info("station stops", grace_s=config.stop_grace_s)
@@ -74,8 +74,8 @@ def run(config: Config) -> None:
                 slot.join()
 
 
-def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], Halt, StatusBoard]:
-    """Build and start every part; ``parts`` stops them in the opposite order."""
+def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], Halt, StatusBoard]:
+    """Build and start every part; ``parts`` stops them in the opposite order. Returns the threads to watch."""
     key = KeyUri.parse(config.hsm.key)
     ledger = SqliteLedger(
         config.state / "ledger.sqlite",
@@ -132,7 +132,7 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], Halt, StatusBo
         slot = Slot(nest.name, str(nest.port), presence, bench)
         slot.start()
         slots.append(slot)
-    return slots, halt, status
+    return slots, [outbox, lamps, control], halt, status
 
 
 def _signers(config: Config, key: KeyUri) -> Signers:
@@ -165,12 +165,12 @@ def _lamps(settings: object, config: Config) -> list[Lamp]:
     return []
 
 
-def _watch(slots: list[Slot], stopping: Event) -> None:
-    """Feed the systemd watchdog while every slot ticks; end when asked to, or when a slot's thread is gone."""
+def _watch(slots: list[Slot], others: list[Thread], stopping: Event) -> None:
+    """Feed the systemd watchdog while every slot ticks; end when asked to, or when a thread is gone."""
     while not stopping.wait(_BEAT_S):
-        dead = [slot.slot for slot in slots if not slot.is_alive()]
+        dead = [thread.name for thread in (*slots, *others) if not thread.is_alive()]
         if dead:
-            raise FaultError(Fault.UNEXPECTED, f"the thread of slot {', '.join(dead)} is gone; see the log")
+            raise FaultError(Fault.UNEXPECTED, f"the thread {', '.join(dead)} is gone; see the log")
         if all(time.monotonic() - slot.ticked < _SLOT_SILENT_S for slot in slots):
             _notify("WATCHDOG=1")
 

@@ -234,7 +234,9 @@ def test_a_tls_alert_over_the_boards_certificate_is_a_drop(bench: Bench, tmp_pat
         host = provision(bench.plug(server_address=server.address))
         answer = dial(host)
     assert answer.fields["ending"] == "dropped"
-    assert b"alert" in answer.blob("text").lower()
+    if tls is ssl.TLSVersion.TLSv1_2:
+        # In TLS 1.3 the board's CONNECT is on its way already, and the reset that it meets may overtake the alert.
+        assert b"alert" in answer.blob("text").lower()
 
 
 @pytest.mark.parametrize(
