@@ -27,7 +27,7 @@ CODES = {
     "ServiceUnavailableException": 503,
 }
 BEFORE_CONNECT = {
-    "close": "handshake: cut",
+    "close": "handshake: gone",
     "reset": "handshake: reset",
     "silent": "handshake: silent",
     "alert-in-handshake": "handshake: TLSV1_ALERT_UNKNOWN_CA",
@@ -56,7 +56,11 @@ def test_an_ending_is_what_the_client_sees_and_registers_nothing(
     for port, alpn in ((cloud.mqtt_port, None), (cloud.alpn_port, "x-amzn-mqtt-ca")):
         unit = device(ca, tmp_path)
         cloud.troubles(endings=[ending])
-        assert meet(cloud, unit, port=port, alpn=alpn, timeout_s=0.3) == seen
+        met = meet(cloud, unit, port=port, alpn=alpn, timeout_s=1.0)
+        # Closed before its hello was sent, while it was, or after: the client's TLS has three names for it.
+        assert met == seen or (
+            seen == "handshake: gone" and met.removeprefix("handshake: ") in {"cut", "closed", "reset"}
+        )
         assert state(api, unit) is None
         assert meet(cloud, unit, port=port, alpn=alpn) == "connect: closed"
         assert state(api, unit) == "PENDING_ACTIVATION"
@@ -69,7 +73,7 @@ def test_a_registered_ending_registers_all_the_same(
     ending, seen = order
     unit = device(ca, tmp_path)
     cloud.troubles(endings=[ending])
-    assert meet(cloud, unit, timeout_s=0.5) == seen
+    assert meet(cloud, unit, timeout_s=1.5) == seen
     assert state(api, unit) == "PENDING_ACTIVATION"
 
 

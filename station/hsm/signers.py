@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Self
@@ -64,11 +65,10 @@ class _Child:
             "latch": str(latch_folder),
             "write": write,
         }
-        try:
+        with ExitStack() as unless_open:
+            unless_open.callback(self.kill)
             self.ask(opening, deadline)
-        except BaseException:
-            self.kill()
-            raise
+            unless_open.pop_all()
 
     def ask(self, order: dict[str, Any], deadline: float) -> dict[str, Any]:
         """One order and its answer.
@@ -111,12 +111,11 @@ class Signers:
         Raises:
             FaultError: any of the C faults.
         """
-        try:
+        with ExitStack() as unless_all:
+            unless_all.push(self)
             for _ in range(self._processes):
                 self._idle.put(self._start(time.monotonic() + self._timeout_s))
-        except BaseException:
-            self.__exit__()
-            raise
+            unless_all.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -56,12 +56,11 @@ class Store:
         )
         sa.event.listen(self._engine, "connect", _set_up)
         sa.event.listen(self._engine, "begin", _begin)
-        try:
+        with ExitStack() as unless_open:
+            unless_open.callback(self.dispose)
             self._migrate()
             self._refuse_mixing(simulated=simulated)
-        except BaseException:
-            self.dispose()
-            raise
+            unless_open.pop_all()
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:

@@ -158,10 +158,15 @@ def test_a_key_that_lives_on_another_unit_is_a_clone(board_bench: Bench, tmp_pat
     assert board_bench.certificate_states("SN-1") == ["ACTIVE"]
 
 
-def test_a_board_swapped_between_issue_and_install_is_aborted(board_bench: Bench) -> None:
-    # The third hello is the one before INSTALL: after opening the port and IDENTIFY nothing else asks.
-    result = board_bench.run("SN-1", "swap-at=read:SN-2:CHIP-SN-2")
-    assert (result["outcome"], result["fault"]) == ("ABORTED", "J202")
+@pytest.mark.parametrize(("after", "step"), [("read", "install"), ("reset", "verify"), ("sign", "connect")])
+def test_a_board_that_was_swapped_is_found_out_before_the_next_thing_is_done_to_it(
+    board_bench: Bench, after: str, step: str
+) -> None:
+    board = board_bench.plug("SN-1", f"swap-at={after}:SN-2:CHIP-SN-2")
+    result = board_bench.station.result()
+    assert (result["outcome"], result["fault"], result["step"]) == ("ABORTED", "J202", step)
+    board.lift()
+    board_bench.station.empty()
     board_bench.nothing_active("SN-1")
 
 

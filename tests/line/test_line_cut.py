@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,25 @@ def test_after_its_grace_a_run_is_aborted_cleanly(make_station: MakeStation, jig
     (run,) = bench.history("SN-1")
     assert (run["outcome"], run["fault"]) == ("ABORTED", "S604")
     bench.nothing_active("SN-1")
+
+
+def test_a_ledger_that_takes_nothing_is_never_green_and_the_line_goes_on_when_it_does(bench: Bench) -> None:
+    order_troubles(bench.station.provider, pending_delay_s=1.0)
+    board = bench.plug("SN-1")
+    wait_for("the connect", lambda: bench.station.slot()["step"] == "connect")
+    hog = sqlite3.connect(bench.station.state / "ledger.sqlite", isolation_level=None)
+    hog.execute("BEGIN IMMEDIATE")
+    result = bench.station.result()
+    assert (result["outcome"], result["fault"]) == ("ERROR", "S601")
+    assert (bench.station.folder / "lamp.txt").read_text().count("PASS") == 0
+    hog.execute("ROLLBACK")
+    hog.close()
+    order_troubles(bench.station.provider)
+    wait_for("the end on record", lambda: bench.history("SN-1")[0]["outcome"])
+    (run,) = bench.history("SN-1")
+    assert (run["outcome"], run["fault"]) == ("ERROR", "S601")
+    assert [step["step"] for step in run["steps"]][-1] == "connect"
+    bench.nothing_active("SN-1")
+    board.lift()
+    bench.station.empty()
+    assert bench.run("SN-2")["outcome"] == "PASS"
