@@ -1,0 +1,76 @@
+"""Commands before a line works: settings, ceremonies, the token, one board by hand, the demo."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from station.cli.parsing import Commands, command, group
+
+
+def add_to(commands: Commands) -> None:
+    """Add this module's commands."""
+    command(group(commands, "config", "settings"), "check", _config_check, "read all settings, name every mistake")
+
+    act = command(commands, "ceremony", _ceremony, "perform the act that a reviewed file describes; may be repeated")
+    act.add_argument("file", type=Path)
+    act.add_argument("--yes", action="store_true", help="do not ask after printing the plan")
+
+    command(
+        group(commands, "hsm", "the CA key's token"),
+        "clear-pin",
+        _clear_pin,
+        "a wrong PIN was corrected: allow one try",
+    )
+
+    trial = command(group(commands, "board", "boards"), "try", _board_try, "speak the console protocol to one board")
+    trial.add_argument("port")
+    trial.add_argument("--baud", type=int, default=115_200)
+
+    demo = command(commands, "demo", _demo, "the whole line against simulators, in a folder of its own")
+    demo.add_argument("folder", type=Path)
+
+
+def _config_check(arguments: argparse.Namespace) -> None:
+    from station.config import load
+
+    config = load(arguments.config)
+    print(f"{arguments.config} is right: {len(config.slots)} slot(s), products {', '.join(sorted(config.products))}")
+
+
+def _ceremony(arguments: argparse.Namespace) -> int:
+    from station import ceremony
+    from station.config import load_ceremony
+
+    act = load_ceremony(arguments.file)
+    for line in ceremony.plan(act):
+        print(line)
+    if not arguments.yes and input("Type yes to go on: ").strip() != "yes":
+        print("nothing was done", file=sys.stderr)
+        return 1
+    ceremony.perform(act, arguments.file, lambda line: print(line, flush=True))
+    return 0
+
+
+def _clear_pin(arguments: argparse.Namespace) -> None:
+    from station.config import load
+    from station.hsm.pin import PinLatch
+    from station.hsm.uri import KeyUri
+
+    config = load(arguments.config)
+    PinLatch(config.state / "pin-latch", KeyUri.parse(config.hsm.key)).clear()
+    print("the PIN latch is cleared; the next start logs in once")
+
+
+def _board_try(arguments: argparse.Namespace) -> None:
+    from station.boards.console import try_board
+
+    for line in try_board(arguments.port, arguments.baud):
+        print(line, flush=True)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from station.sim.demo import demo
+
+    return demo(arguments.folder)
