@@ -74,6 +74,7 @@ class Fault(Enum):
     CA_NOT_CA = "C311"
     CA_EXPIRES = "C312"
     CA_OUTPUT = "C313"
+    SEAL_MISMATCH = "C320"
 
     CLOUD_UNREACHABLE = "N401"
     CLOUD_UNTRUSTED = "N402"
@@ -110,6 +111,7 @@ class Fault(Enum):
     CEREMONY = "S607"
     ALREADY_RUNNING = "S608"
     NOT_RUNNING = "S609"
+    SEAL_INVALID = "S620"
     UNEXPECTED = "S999"
 
     @property

@@ -9,7 +9,8 @@ from pydantic import Field, RootModel, model_validator
 
 from station.config.guards import REHEARSAL
 from station.config.loader import FilePath, Strict, read, validate
-from station.config.settings import KeyUriText, Pin, Simulator
+from station.config.settings import Simulator
+from station.config.tokens import KeyUriText, Pin
 from station.model import KeyType
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from station.config.guards import refuse_mixing
 from station.config.loader import ConfigError, Document, FilePath, Model, Name, Strict, read, validate
+from station.config.tokens import Hsm, SealSettings
 from station.model import PERSON, KeyOrigin, KeyType, Product, Profile
 
 _MAX_PRODUCTS = 500
@@ -24,30 +25,6 @@ _TOPIC = re.compile(
 )
 
 Seconds: TypeAlias = Annotated[float, Field(ge=0.1, le=3600)]
-
-
-def _key_uri(text: str) -> str:
-    if not text.startswith("pkcs11:"):
-        raise ValueError('should be an RFC 7512 URI: "pkcs11:token=...;object=...?module-path=/...so"')
-    if "pin-value" in text:
-        raise ValueError("must not hold a pin-value; name a 0600 `file` or a systemd `credential` under `pin`")
-    return text
-
-
-KeyUriText: TypeAlias = Annotated[str, Field(max_length=1024), AfterValidator(_key_uri)]
-
-
-class Pin(Strict):
-    """Where the token's PIN is: in a systemd credential, or in a file that only its owner may read."""
-
-    credential: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
-    file: FilePath | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Pin:
-        if (self.credential is None) == (self.file is None):
-            raise ValueError("should name one of `credential` and `file`")
-        return self
 
 
 class Leds(Strict):
@@ -80,15 +57,6 @@ class SlotSettings(Strict):
     name: Name
     port: FilePath
     lamp: Annotated[Leds | Terminal, Field(discriminator="kind")]
-
-
-class Hsm(Strict):
-    """The token that holds the CA key."""
-
-    key: KeyUriText
-    pin: Pin
-    processes: Annotated[int, Field(ge=1, le=8)] = 1
-    timeout_s: Annotated[float, Field(ge=0.2, le=60)] = 5.0
 
 
 class Ca(Strict):
@@ -160,6 +128,7 @@ class StationFile(Strict):
     slots: Annotated[tuple[SlotSettings, ...], Field(max_length=64)]
     hsm: Hsm
     ca: Ca
+    seal: SealSettings | None = None
     aws: Aws
     slot_times: SlotTimes = SlotTimes()
     stop_grace_s: Annotated[float, Field(ge=0, le=600)] = 30.0
@@ -174,6 +143,14 @@ class StationFile(Strict):
             if twice:
                 raise ValueError(f"two slots have the {what} {min(twice)!r}; each has its own")
         return slots
+
+    @model_validator(mode="after")
+    def _a_seal_apart(self) -> StationFile:
+        if self.seal is not None and self.seal.key == self.hsm.key:
+            raise ValueError(
+                "seal.key is the CA's key; the seal has one of its own (`station ceremony` with `act: seal`)"
+            )
+        return self
 
 
 class _Key(Strict):
