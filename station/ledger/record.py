@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from station.faults import Fault, FaultError
-from station.ledger import history, orders
+from station.ledger import history, orders, tally
 from station.ledger.schema import (
     admissions,
     certificates,
@@ -280,6 +280,7 @@ class SqliteLedger:
                 at=self._clock(),
             )
         )
+        tally.add(connection, run)
         connection.execute(sa.delete(live_runs).where(live_runs.c.run == run))
         if outcome is Outcome.PASS:
             return

@@ -59,6 +59,7 @@ order_units = sa.Table(
     metadata,
     _text("order_number", sa.ForeignKey("orders.number"), key=True),
     _text("serial", key=True),
+    sa.Index("order_units_serial", "serial"),
 )
 order_closures = sa.Table(
     "order_closures",
@@ -146,6 +147,8 @@ issued = sa.Table(
     sa.Column("der", sa.LargeBinary, nullable=False),
     _at("not_after"),
     _at(),
+    sa.Index("issued_at", "at"),
+    sa.Index("issued_not_after", "not_after"),
 )
 closures = sa.Table(
     "closures",
@@ -155,6 +158,24 @@ closures = sa.Table(
     _text("fault", null=True),
     _text("detail"),
     _at(),
+)
+tally = sa.Table(
+    "tally",
+    metadata,
+    _text("run", sa.ForeignKey("runs.id"), key=True),
+    _at(),
+    _at("started_at"),
+    *(_text(name) for name in ("station", "slot", "operator", "product")),
+    _text("order_number", null=True),
+    _text("kind"),
+    _text("serial", null=True),
+    _text("outcome"),
+    _text("fault", null=True),
+    sa.Column("simulated", sa.Boolean, nullable=False),
+    sa.Column("duration_ms", sa.Float, nullable=False),
+    sa.Index("tally_at", "at"),
+    sa.Index("tally_serial", "serial", "at"),
+    sa.Index("tally_order", "order_number", "outcome", "at"),
 )
 outbox = sa.Table(
     "outbox",
