@@ -30,7 +30,7 @@ from station.hsm.pin import PinSource
 from station.hsm.signers import Signers
 from station.hsm.uri import KeyUri
 from station.interfaces import BoardDriver
-from station.jig import Nest, Presence
+from station.jig import build_jig
 from station.lamps import Colour, Lamp, LampThread, LedLamp, TerminalLamp
 from station.ledger import Outbox, SqliteLedger
 from station.sequence import Line
@@ -122,17 +122,13 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
         halt,
         outbox.wake,
     )
-    slots = []
-    for nest in config.slots:
-        presence = Presence(
-            Nest(nest.port),
-            debounce_s=config.slot_times.debounce_ms / 1000,
-            lifted_s=config.slot_times.lifted_ms / 1000,
-        )
-        slot = Slot(nest.name, str(nest.port), presence, bench)
+    jig = build_jig(config.slots, config.slot_times)
+    slots = [Slot(nest, bench) for nest in jig.nests]
+    jig.start()
+    parts.callback(jig.stop)
+    for slot in slots:
         slot.start()
-        slots.append(slot)
-    return slots, [outbox, lamps, control], halt, status
+    return slots, [outbox, lamps, control, jig], halt, status
 
 
 def _signers(config: Config, key: KeyUri) -> Signers:

@@ -62,6 +62,7 @@ class Fault(Enum):
     LIFTED = "J201"
     SWAPPED = "J202"
     PORT_DENIED = "J203"
+    JIG_BLIND = "J204"
 
     HSM_DOWN = "C301"
     HSM_HUNG = "C302"

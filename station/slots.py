@@ -14,12 +14,14 @@ import structlog
 
 from station.faults import Fault, FaultError
 from station.interfaces import BoardDriver, Ledger, OrderBook
-from station.jig import Presence
+from station.jig import Nest, Presence
 from station.model import Outcome, Product, Run, Step, WorkOrder
 from station.sequence import Line, provision
 from station.status import SlotState, SlotStatus, StatusBoard
 
 _LEDGER_RETRY_S = 1.0
+_TICK_S = 5.0  # a slot that waits wakes by news of its place; this is for the watchdog
+_RUN_PIECE_S = 0.05
 
 log = structlog.get_logger()
 
@@ -30,11 +32,18 @@ class Halt:
     def __init__(self) -> None:
         self._asked = threading.Event()
         self._abort_at = float("inf")
+        self._tell: list[Callable[[], None]] = []
+
+    def tell(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called when the station is asked to stop: for who waits on something else."""
+        self._tell.append(wake)
 
     def ask(self, grace_s: float) -> None:
         """Stop: no new run, and an end to the running ones after ``grace_s``."""
         self._abort_at = time.monotonic() + grace_s
         self._asked.set()
+        for wake in self._tell:
+            wake()
 
     @property
     def asked(self) -> bool:
@@ -74,7 +83,7 @@ class RunStop:
             if left <= 0:
                 return
             # Not on the halt event: it is set all through the grace, and this would spin.
-            time.sleep(min(left, Presence.poll_s))
+            time.sleep(min(left, _RUN_PIECE_S))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +104,11 @@ class Bench:
 class Slot(threading.Thread):
     """One nest of the jig, at work."""
 
-    def __init__(self, name: str, port: str, presence: Presence, bench: Bench) -> None:
-        super().__init__(name=f"slot-{name}")
-        self.slot, self._port, self._presence, self._bench = name, port, presence, bench
+    def __init__(self, nest: Nest, bench: Bench) -> None:
+        super().__init__(name=f"slot-{nest.name}")
+        self.slot, self._nest, self._presence, self._bench = nest.name, nest, nest.presence, bench
         self.ticked = time.monotonic()
+        bench.halt.tell(self._presence.wake)
 
     def run(self) -> None:
         """Live until the station stops."""
@@ -120,7 +130,7 @@ class Slot(threading.Thread):
             self._tick()
             if there():
                 return True
-            self._bench.halt.wait(self._presence.poll_s)
+            self._presence.wait(_TICK_S)
         return False
 
     def _provision(self) -> SlotStatus:
@@ -153,7 +163,7 @@ class Slot(threading.Thread):
     def _attempt(self, run: Run) -> None:
         stop = RunStop(self._presence, self._bench.halt, self._tick)
         try:
-            board = self._bench.driver(run.product.driver)(self._port, run.product, stop)
+            board = self._bench.driver(run.product.driver)(self._nest.ready(), run.product, stop)
             try:
                 provision(run, board, self._bench.line, stop, self._tell)
             finally:

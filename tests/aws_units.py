@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from station.aws import AwsCloud, Registry
 from station.faults import Fault, FaultError
-from station.jig import Nest, Presence
+from station.jig import Presence
 from station.model import Call, CertificateStatus, Credentials, KeyOrigin, KeyType, Product, Profile, Unit
 from station.slots import Halt, RunStop
 
@@ -36,6 +36,7 @@ class Contact:
     device: Device
     credentials: Credentials
     call: Call
+    presence: Presence
     stop: RunStop
 
     def dial(self, call: Call) -> Any:
@@ -90,15 +91,15 @@ def contact(cloud: SimCloud, ca: ProviderCA, folder: Path, policy: str | None, *
     unit = device(ca, folder, serial)
     made = aws_cloud(cloud, ca, policy, **changes)
     call = made.call(Unit(serial, f"CHIP-{serial}", "demo-board", "1.0"), PRODUCT)
-    (folder / "port").touch()
-    presence = Presence(Nest(folder / "port"), debounce_s=0.0, lifted_s=0.0)
+    presence = Presence(debounce_s=0.0, lifted_s=0.0)
+    presence.see(("a board",))
     stop = RunStop(presence, Halt(), lambda: None)
     stop.check()
-    return Contact(made, ca, unit, credentials_of(unit, ca, cloud), call, stop)
+    return Contact(made, ca, unit, credentials_of(unit, ca, cloud), call, presence, stop)
 
 
 def lift(unit: Contact) -> None:
-    unit.device.chain.with_name("port").unlink()
+    unit.presence.see(None)
 
 
 @contextmanager

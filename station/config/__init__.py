@@ -1,7 +1,20 @@
 """The settings: read once, refused whole. The only door to YAML."""
 
 from station.config.acts import RegisterAct, RootAct, load_ceremony
+from station.config.lamps import Leds, Terminal
 from station.config.loader import ConfigError
-from station.config.settings import Config, Leds, Terminal, load
+from station.config.settings import Config, load
+from station.config.slots import SlotSettings, SlotTimes
 
-__all__ = ["Config", "ConfigError", "Leds", "RegisterAct", "RootAct", "Terminal", "load", "load_ceremony"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Leds",
+    "RegisterAct",
+    "RootAct",
+    "SlotSettings",
+    "SlotTimes",
+    "Terminal",
+    "load",
+    "load_ceremony",
+]

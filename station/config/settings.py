@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from station.config.guards import refuse_mixing
 from station.config.loader import ConfigError, Document, FilePath, Model, Name, Strict, read, validate
+from station.config.slots import SlotSettings, SlotTimes
 from station.config.tokens import Hsm, SealSettings
 from station.model import PERSON, KeyOrigin, KeyType, Product, Profile
 
@@ -25,38 +26,6 @@ _TOPIC = re.compile(
 )
 
 Seconds: TypeAlias = Annotated[float, Field(ge=0.1, le=3600)]
-
-
-class Leds(Strict):
-    """Four lights of the Linux LED class; each value is a folder's name under ``folder``."""
-
-    kind: Literal["leds"]
-    folder: FilePath = Path("/sys/class/leds")
-    green: str
-    red: str
-    amber: str
-    blue: str
-
-    @field_validator("green", "red", "amber", "blue")
-    @classmethod
-    def _a_name(cls, name: str) -> str:
-        if not name or "/" in name or name.startswith("."):
-            raise ValueError("should be the name of one folder, as `ls /sys/class/leds` prints it")
-        return name
-
-
-class Terminal(Strict):
-    """The lamp is a line on the station's terminal."""
-
-    kind: Literal["terminal"]
-
-
-class SlotSettings(Strict):
-    """One nest of the jig."""
-
-    name: Name
-    port: FilePath
-    lamp: Annotated[Leds | Terminal, Field(discriminator="kind")]
 
 
 class Ca(Strict):
@@ -107,13 +76,6 @@ class Aws(Strict):
         except ValueError:
             return endpoint
         raise ValueError("is an IP address; AWS IoT needs the host name (it goes into SNI)")
-
-
-class SlotTimes(Strict):
-    """How long a board must be seen before it counts as plugged, and be gone before it counts as lifted."""
-
-    debounce_ms: Annotated[int, Field(ge=0, le=10_000)] = 300
-    lifted_ms: Annotated[int, Field(ge=100, le=10_000)] = 1000
 
 
 class StationFile(Strict):

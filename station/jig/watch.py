@@ -1,0 +1,68 @@
+"""One thread for the whole jig: it sleeps on the kernel's news, and tells each slot what is in its place."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Final, Protocol
+
+from station.jig.nest import Nest
+
+_RECONCILE_S: Final = 3.0  # news may be lost (a full socket, a suspended machine): look at everything so often
+
+
+class Source(Protocol):
+    """Where news come from."""
+
+    def fileno(self) -> int:
+        """Readable when there are news."""
+
+    def read(self) -> None:
+        """Take them. Never blocks."""
+
+    def reconcile(self) -> None:
+        """Find out what the news may have missed."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class Jig(threading.Thread):
+    """Looks at every nest at the start, at each piece of news, and every few seconds."""
+
+    def __init__(self, nests: Sequence[Nest], sources: Sequence[Source]) -> None:
+        super().__init__(name="jig")
+        self.nests, self._sources = tuple(nests), tuple(sources)
+        self._wake, self._waker = os.pipe()
+        self._ending = False
+
+    def stop(self) -> None:
+        """End at once."""
+        self._ending = True
+        os.write(self._waker, b"x")
+        self.join()
+        os.close(self._wake)
+        os.close(self._waker)
+
+    def run(self) -> None:
+        """Watch until stopped."""
+        with ExitStack() as parts:
+            selector = parts.enter_context(selectors.DefaultSelector())
+            selector.register(self._wake, selectors.EVENT_READ)
+            for source in self._sources:
+                parts.callback(source.close)
+                selector.register(source.fileno(), selectors.EVENT_READ, source)
+            reconcile_at = 0.0
+            while not self._ending:
+                if time.monotonic() >= reconcile_at:
+                    for source in self._sources:
+                        source.reconcile()
+                    reconcile_at = time.monotonic() + _RECONCILE_S
+                soon = [again for nest in self.nests if (again := nest.look()) is not None]
+                for key, _ in selector.select(min([reconcile_at - time.monotonic(), *soon])):
+                    if key.data is not None:
+                        key.data.read()
