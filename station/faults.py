@@ -113,6 +113,9 @@ class Fault(Enum):
     ALREADY_RUNNING = "S608"
     NOT_RUNNING = "S609"
     SEAL_INVALID = "S620"
+    LEDGER_CHANGED = "S630"
+    ANCHOR_INVALID = "S631"
+    RESTORE_REFUSED = "S632"
     UNEXPECTED = "S999"
 
     @property

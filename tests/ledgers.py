@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,6 +24,7 @@ from cryptography.x509.oid import NameOID
 
 from station.faults import Fault, FaultError
 from station.ledger import SqliteLedger
+from station.ledger.store import migrate
 from station.model import (
     KeyOrigin,
     KeyType,
@@ -187,6 +189,21 @@ def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
     finally:
         connection.close()
+
+
+def taken_back(path: Path, version: str) -> None:
+    """The ledger as older software would have left it: what later migrations made is dropped, the rest stays."""
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    with engine.begin() as connection:
+        migrate(connection, version)
+        there = set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
+    engine.dispose()
+    with stranger(path) as file:
+        later = file.execute("SELECT type, name FROM sqlite_master WHERE type IN ('table', 'index')").fetchall()
+        for kind, name in sorted(later):
+            if name not in there and not name.startswith("sqlite_"):
+                file.execute(f"DROP {kind} {name}")
+        file.execute("UPDATE alembic_version SET version_num = ?", (version,))
 
 
 def command(code: str, path: Path) -> list[str]:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import threading
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,8 @@ from ledgers import (
 
 from station.faults import Fault, FaultError
 from station.interfaces import Ledger, OrderBook
-from station.ledger import Outbox, SqliteLedger, orders
-from station.ledger.schema import metadata
+from station.ledger import Outbox, SqliteLedger, anchors, orders
+from station.ledger.schema import metadata, restorations
 
 RECORD = [table for table in metadata.sorted_tables if not table.name.startswith("live_")]
 
@@ -70,6 +71,9 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outbox.start()
     assert drained.wait(10)
     outbox.stop()
+    anchors.add_head(ledger.store, "s1", "2026-11-24", lambda _: b"signature", "5ea1")
+    with ledger.store.write() as connection:
+        connection.execute(sa.insert(restorations).values(seq=1, restored_by="linh", at=datetime.now(UTC)))
     ledger.dispose()
     return ledger.store.path
 

@@ -16,7 +16,7 @@ from ledgers import (
     rework,
     rows,
     started,
-    stranger,
+    taken_back,
     unit,
     whole_run,
 )
@@ -76,11 +76,7 @@ def test_a_ledger_from_before_the_tally_gets_it_whole(make_ledger: MakeLedger, l
         whole_run(first, unit(f"SN-{number}"), fault=Fault.CLOUD_SILENT if number % 2 else None)
     before = rows(ledger_path, "SELECT * FROM tally ORDER BY run")
     first.dispose()
-    with stranger(ledger_path) as connection:
-        connection.execute("DROP TABLE tally")
-        for index in ("order_units_serial", "issued_at", "issued_not_after"):
-            connection.execute(f"DROP INDEX {index}")
-        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    taken_back(ledger_path, "0001")
     make_ledger()
     assert len(before) == 5
     assert rows(ledger_path, "SELECT * FROM tally ORDER BY run") == before

@@ -201,6 +201,37 @@ outbox_done = sa.Table(
     _at(),
 )
 
+# The proof. Each link covers the rows that one transaction added (`station.ledger.chain`).
+chain = sa.Table(
+    "chain",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    _text("at"),
+    _text("rows"),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+)
+# The link that was last when a day was over, signed by the seal where the station has one.
+heads = sa.Table(
+    "heads",
+    metadata,
+    _text("day", key=True),
+    _text("station"),
+    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    _at(),
+    _text("seal", null=True),
+    sa.Column("signature", sa.LargeBinary),
+)
+# Each time a backup took the ledger's place: ``seq`` is the last link that it had.
+restorations = sa.Table(
+    "restorations",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("seq", sa.Integer, nullable=False),
+    _text("restored_by"),
+    _at(),
+)
+
 # Working tables: the present, not the record. Their constraints are the rules, whoever writes.
 live_runs = sa.Table(
     "live_runs",

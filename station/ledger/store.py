@@ -15,9 +15,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from station.faults import Fault, FaultError
-from station.ledger import schema
+from station.ledger import chain, schema
 
-_HEAD: Final = "0002"
+_HEAD: Final = "0003"
 _BUSY_S: Final = 5.0
 _QUEUE_S: Final = 15.0
 _IMMEDIATE: Final = {"begin": "BEGIN IMMEDIATE"}
@@ -64,11 +64,19 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """One transaction, alone from its first statement; on disk when this returns.
+        """One transaction, alone from its first statement; chained, and on disk when this returns.
 
         Raises:
             FaultError: `Fault.LEDGER_DOWN` where the database does not take it; nothing of it is written then.
         """
+        with self._alone() as connection:
+            before = chain.marks(connection)
+            yield connection
+            chain.extend(connection, before)
+
+    @contextmanager
+    def _alone(self) -> Iterator[sa.Connection]:
+        """A transaction that no other writer is in."""
         if not self._turn.acquire(timeout=_QUEUE_S):
             raise FaultError(Fault.LEDGER_DOWN, f"{self.path}: the disk does not answer; see `dmesg`")
         try:
@@ -103,8 +111,8 @@ class Store:
             raise FaultError(Fault.LEDGER_DOWN, f"{self.path}: {said}; {advice}") from error
 
     def _migrate(self) -> None:
-        """Bring the schema up to date, in one transaction; alembic is only loaded where there is something to do."""
-        with self.write() as connection:
+        """Bring the schema up to date and chain what is not yet, in one transaction."""
+        with self._alone() as connection:
             found = self._version(connection)
             if found == _HEAD:
                 return
@@ -113,13 +121,9 @@ class Store:
                     Fault.LEDGER_DOWN,
                     f"{self.path} is of schema {found}, this software knows {_HEAD}: install the newer software again",
                 )
-            from alembic import command  # noqa: PLC0415 - see above
-            from alembic.config import Config  # noqa: PLC0415 - see above
-
-            settings = Config()
-            settings.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-            settings.attributes["connection"] = connection
-            command.upgrade(settings, "head")
+            before = chain.marks_before_migration(connection)
+            migrate(connection)
+            chain.extend(connection, before)
 
     def _version(self, connection: sa.Connection) -> str | None:
         if not sa.inspect(connection).has_table("alembic_version"):
@@ -140,6 +144,17 @@ class Store:
                     Fault.SIMULATION_MIXED,
                     f"{self.path} is {kinds[made_in]} ledger, this is {kinds[simulated]} station; take another folder",
                 )
+
+
+def migrate(connection: sa.Connection, version: str = "head") -> None:
+    """Bring the schema of any ledger, SQLite or PostgreSQL, up to ``version`` within the caller's transaction."""
+    from alembic import command  # noqa: PLC0415 - only loaded where there is something to do
+    from alembic.config import Config  # noqa: PLC0415 - as above
+
+    settings = Config()
+    settings.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    settings.attributes["connection"] = connection
+    command.upgrade(settings, version)
 
 
 def _name(cause: BaseException) -> str:

@@ -1,0 +1,175 @@
+"""Commands on the record's file: is it as it was written, copies of it, its way back. They need no running station."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from station.cli.parsing import Commands, command, group, print_json, with_by, with_json
+
+if TYPE_CHECKING:
+    from station.ledger.anchors import Anchor
+    from station.ledger.verify import Verdict
+
+_VERIFY = """\
+FILE may be a ledger, a copy of one, an export or an archive; no settings are needed then, nor a station.
+Without FILE it is this station's own ledger, even while the line runs.
+
+What comes after the newest anchor cannot be proved; give the anchors that left the machine: the report's mail saved as
+text, the file from S3. Exit code 0: as it was written; 1: not, each finding is named.
+
+examples:
+  station ledger verify
+  station ledger verify copy.sqlite --anchor mail-2026-11-24.txt --seal seal.pem
+  station ledger verify 2026-11-24.jsonl.gz --json
+"""
+
+
+def add_to(commands: Commands) -> None:
+    """Add this module's commands."""
+    ledger = group(commands, "ledger", "the record: verify, export, backup, restore")
+    verify = with_json(command(ledger, "verify", _verify, "is the record as the station wrote it"))
+    verify.epilog, verify.formatter_class = _VERIFY, argparse.RawDescriptionHelpFormatter
+    verify.add_argument(
+        "file", type=Path, nargs="?", help="a ledger, copy, export or archive (default: this station's)"
+    )
+    verify.add_argument("--anchor", type=Path, action="append", default=[], help="a text that holds anchors; repeat it")
+    verify.add_argument("--seal", type=Path, help="the seal's public key (PEM): anchors must carry its signature")
+    export = command(ledger, "export", _export, "the whole record as JSON Lines that verify by themselves")
+    export.add_argument("target", type=Path, help="a new file; .gz is compressed")
+    backup = command(ledger, "backup", _backup, "copy the ledger to a new file while the line runs")
+    backup.add_argument("target", type=Path, help="a new file, best on another disk")
+    restore = command(
+        ledger, "restore", _restore, "put a verified backup in the ledger's place; the station is stopped"
+    )
+    restore.add_argument("source", type=Path)
+    with_by(restore)
+    with_json(command(ledger, "anchor", _anchor, "print the newest anchor, to be kept outside of this machine"))
+
+
+def _own(arguments: argparse.Namespace) -> Path:
+    from station.config import load
+
+    return load(arguments.config).state / "ledger.sqlite"
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from station.ledger import export, verify
+
+    anchors = [anchor for path in arguments.anchor for anchor in _anchors(path)]
+    if arguments.seal:
+        _sealed(anchors, arguments.seal)
+    path = arguments.file or _own(arguments)
+    if path.name.endswith((".jsonl", ".jsonl.gz", ".gz")):
+        verdict = export.verify_export(path, anchors)
+    else:
+        verdict = verify.ledger_file(path, anchors, _progress("links"))
+    if arguments.json:
+        print_json(
+            {
+                "whole": not verdict.findings,
+                "station": verdict.station,
+                "links": verdict.links,
+                "runs": verdict.runs,
+                "hash": verdict.hash,
+                "at": verdict.at,
+                "proved_to": verdict.anchor.seq if verdict.anchor else 0,
+                "unproved": verdict.unproved,
+                "findings": [{"what": f.what, "where": f.where, "link": f.link} for f in verdict.findings],
+            }
+        )
+    else:
+        _say(path, verdict)
+    return 1 if verdict.findings else 0
+
+
+def _say(path: Path, verdict: Verdict) -> None:
+    for finding in verdict.findings:
+        link = f"link {finding.link}: " if finding.link else ""
+        print(f"{link}{finding.where}: {finding.what}")
+    if verdict.findings:
+        print(f"{path} is NOT as the station wrote it. Keep the file, and every anchor; call the auditor.")
+        return
+    print(f"{path} is as station {verdict.station} wrote it: {verdict.links} links, {verdict.runs} ended runs.")
+    if verdict.anchor:
+        print(f"Proved to link {verdict.anchor.seq} by {verdict.anchor.source} of {verdict.anchor.day}.")
+    if verdict.unproved:
+        print(f"Not proved: the last {verdict.unproved} link(s), for no anchor given here comes after them.")
+
+
+def _anchors(path: Path) -> list[Anchor]:
+    from station.faults import Fault, FaultError
+    from station.ledger.anchors import parse
+
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise FaultError(Fault.ANCHOR_INVALID, f"{path} cannot be read: {error.strerror}") from error
+    return parse(text, str(path))
+
+
+def _sealed(anchors: list[Anchor], public: Path) -> None:
+    from station import seal
+    from station.faults import Fault, FaultError
+
+    try:
+        key = public.read_bytes()
+    except OSError as error:
+        raise FaultError(Fault.SEAL_INVALID, f"{public} cannot be read: {error.strerror}") from error
+    for anchor in anchors:
+        seal.verify(key, anchor.message, anchor.signature or b"")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from station.faults import Fault, FaultError
+    from station.ledger import export
+
+    if arguments.target.exists():
+        raise FaultError(Fault.LEDGER_DOWN, f"{arguments.target} is there already; name a new file")
+    written = export.export(_own(arguments), arguments.target, progress=_progress("links"))
+    print(f"{written.path}: links {written.first} to {written.last}; verify it: station ledger verify {written.path}")
+
+
+def _backup(arguments: argparse.Namespace) -> None:
+    from station.ledger import backup, verify
+
+    backup.backup(_own(arguments), arguments.target, _progress("pages"))
+    verdict = verify.ledger_file(arguments.target)
+    if verdict.findings:
+        _say(arguments.target, verdict)
+        raise SystemExit(1)
+    print(f"{arguments.target}: {verdict.links} links, verified")
+
+
+def _restore(arguments: argparse.Namespace) -> None:
+    from station.ledger import backup
+
+    kept = backup.restore(arguments.source, _own(arguments).parent, arguments.by)
+    print(f"the ledger is that of {arguments.source} now, and says so")
+    if kept:
+        print(f"the replaced one is kept: {kept}")
+
+
+def _anchor(arguments: argparse.Namespace) -> int:
+    from station.ledger.verify import heads
+
+    found = heads(_own(arguments))
+    if not found:
+        print("no day is over yet that has anything on record", file=sys.stderr)
+        return 1
+    newest = found[-1]
+    if arguments.json:
+        print_json({"station": newest.station, "day": newest.day, "link": newest.seq, "hash": newest.hash})
+    else:
+        print(newest.text, end="")
+    return 0
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    """A line that counts on a terminal, nothing anywhere else."""
+    if not sys.stderr.isatty():
+        return lambda _done, _of: None
+    return lambda done, of: print(f"\r{what}: {done} of {of}", end="\n" if done == of else "", file=sys.stderr)

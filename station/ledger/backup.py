@@ -1,0 +1,130 @@
+"""Online backup and restore of the station's ledger, through SQLite's own backup API."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from station.faults import Fault, FaultError
+from station.ledger import schema, verify
+from station.ledger.export import sync_folder
+from station.ledger.store import Store
+
+_PAGES_A_STEP: Final = 256  # 1 MiB at a time: the line writes in between
+_PAUSE_S: Final = 0.005
+
+
+def backup(ledger: Path, target: Path, progress: Callable[[int, int], None] = lambda _done, _of: None) -> None:
+    """Copy the ledger to a new file while the line runs; the copy is one moment's, complete, and on the disk.
+
+    Raises:
+        FaultError: `Fault.LEDGER_DOWN` where the ledger cannot be read, or the file exists or cannot be written.
+    """
+    if target.exists():
+        raise FaultError(Fault.LEDGER_DOWN, f"{target} is there already; a backup never overwrites another file")
+    if not ledger.is_file():
+        raise FaultError(Fault.LEDGER_DOWN, f"there is no ledger {ledger}")
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        partial.unlink(missing_ok=True)
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o640))
+        with closing(verify.opened(ledger)) as source, closing(sqlite3.connect(partial)) as copy:
+            source.execute("BEGIN")  # one view for the whole copy: a write in between must not start it anew
+            source.execute("SELECT 1 FROM ledger").fetchone()
+            source.backup(
+                copy, pages=_PAGES_A_STEP, progress=lambda _, left, of: progress(of - left, of), sleep=_PAUSE_S
+            )
+            # A copy in WAL mode would want two more files beside it.
+            copy.execute("PRAGMA journal_mode = DELETE")
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.rename(target)
+        sync_folder(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        partial.unlink(missing_ok=True)
+        raise FaultError(Fault.LEDGER_DOWN, f"{target} cannot be made from {ledger}: {error}") from error
+
+
+def restore(source: Path, state: Path, by: str) -> Path | None:
+    """Put a verified backup in the ledger's place; return where the replaced ledger is kept, None if there was none.
+
+    The restored ledger says so on a row of its own: what it lost since the backup stays a visible gap.
+
+    Args:
+        source: the backup.
+        state: the station's state folder.
+        by: who is on record for it.
+
+    Raises:
+        FaultError: `Fault.ALREADY_RUNNING` while a station holds the folder; `Fault.RESTORE_REFUSED` where the backup
+            does not verify; `Fault.LEDGER_DOWN` where a file cannot be read or written.
+    """
+    with _alone(state):
+        verdict = verify.ledger_file(source)
+        if verdict.findings:
+            first = verdict.findings[0]
+            raise FaultError(Fault.RESTORE_REFUSED, f"{source} does not verify: {first.where}: {first.what}")
+        ledger = state / "ledger.sqlite"
+        fresh = state / "ledger.sqlite.restoring"
+        fresh.unlink(missing_ok=True)
+        backup(source, fresh)
+        _say_so(fresh, verdict.links, by)
+        return _exchange(fresh, ledger)
+
+
+def _say_so(fresh: Path, links: int, by: str) -> None:
+    with closing(sqlite3.connect(fresh)) as connection:
+        simulated = bool(connection.execute("SELECT simulated FROM ledger").fetchone()[0])
+    store = Store(fresh, simulated=simulated)
+    try:
+        with store.write() as connection:
+            row = {"seq": links, "restored_by": by, "at": datetime.now(UTC)}
+            connection.execute(sa.insert(schema.restorations).values(**row))
+    finally:
+        store.dispose()
+
+
+def _exchange(fresh: Path, ledger: Path) -> Path | None:
+    """Keep the old ledger under another name, then put the fresh one in its place. Never is there none."""
+    kept = None
+    try:
+        if ledger.exists():
+            kept = ledger.with_name(f"ledger.sqlite.replaced-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}")
+            for ending in ("-wal", ""):
+                part = ledger.with_name(ledger.name + ending)
+                if part.exists():
+                    kept.with_name(kept.name + ending).hardlink_to(part)
+            sync_folder(ledger.parent)
+        # The old one's -wal must not be read into the fresh one.
+        for ending in ("-wal", "-shm"):
+            ledger.with_name(ledger.name + ending).unlink(missing_ok=True)
+        fresh.replace(ledger)
+        sync_folder(ledger.parent)
+    except OSError as error:
+        raise FaultError(Fault.LEDGER_DOWN, f"{fresh} cannot take the place of {ledger}: {error.strerror}") from error
+    return kept
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Hold the lock that a running station holds (`station.daemon`)."""
+    try:
+        handle = (state / "station.lock").open("a")
+    except OSError as error:
+        raise FaultError(Fault.LEDGER_DOWN, f"the state folder {state} cannot be written: {error.strerror}") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FaultError(
+                Fault.ALREADY_RUNNING, f"the station of {state} runs; stop it first: systemctl stop station"
+            ) from error
+        yield

@@ -1,0 +1,198 @@
+"""Exports and archives: the whole record, link by link, as JSON Lines that anybody can verify without the station.
+
+The first line says what it is, each further one is a link with the very text that was hashed, the last says where it
+ends. An archive is an export of the links since the archive before, gzipped and closed by the day's signed head.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+from station.faults import Fault, FaultError
+from station.ledger import chain, verify
+from station.ledger.anchors import Anchor, parse
+
+FORMAT: Final = "station ledger export 1"
+_MAX_LINE: Final = 64 * 1024 * 1024
+_ARCHIVE: Final = re.compile(r"\d{4}-\d\d-\d\d\.jsonl\.gz")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What an export holds."""
+
+    path: Path
+    first: int
+    last: int
+
+
+def export(
+    ledger: Path,
+    target: Path,
+    *,
+    first: int = 1,
+    head: Anchor | None = None,
+    progress: verify.Progress = lambda _done, _of: None,
+) -> Written:
+    """Write the links from ``first`` (to the head's, where there is one) to a new file; ``.gz`` is compressed.
+
+    The file is complete or not there: it gets its name last.
+
+    Raises:
+        FaultError: `Fault.LEDGER_DOWN` where the ledger cannot be read or the file not be written.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        with closing(verify.opened(ledger)) as connection, _text(partial, "w") as out:
+            connection.execute("BEGIN")
+            last = _write(connection, out, first, head, progress)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o440)
+        partial.rename(target)
+        sync_folder(target.parent)
+    except (OSError, sqlite3.Error, ValueError, TypeError) as error:
+        partial.unlink(missing_ok=True)
+        raise FaultError(Fault.LEDGER_DOWN, f"{target} cannot be written from {ledger}: {error}") from error
+    return Written(target, first, last)
+
+
+def _write(
+    connection: sqlite3.Connection, out: IO[str], first: int, head: Anchor | None, progress: verify.Progress
+) -> int:
+    until = head.seq if head else connection.execute("SELECT max(seq) FROM chain").fetchone()[0] or 0
+    before = connection.execute("SELECT hash FROM chain WHERE seq = ?", (first - 1,)).fetchone()
+    tip = bytes(before["hash"]) if before else chain.START
+    station = connection.execute("SELECT station FROM runs ORDER BY rowid DESC LIMIT 1").fetchone()
+    out.write(
+        chain.canonical(
+            {"format": FORMAT, "station": station["station"] if station else "", "first": first, "before": tip.hex()}
+        )
+        + "\n"
+    )
+    last = first - 1
+    for link, rows in verify.links(connection, until):
+        if link.seq >= first:
+            said = chain.body(link.seq, link.at, rows)
+            out.write(chain.canonical({"link": said, "hash": link.hash.hex()}) + "\n")
+            last, tip = link.seq, link.hash
+        if link.seq % 1000 == 0:
+            progress(link.seq, until)
+    progress(until, until)
+    out.write(chain.canonical({"end": last, "hash": tip.hex(), "head": head.text if head else None}) + "\n")
+    return last
+
+
+def archive(ledger: Path, folder: Path, head: Anchor) -> Written | None:
+    """Close the days up to ``head`` into an archive of their own, which begins where the last one ended.
+
+    Nothing leaves the ledger: admission needs every unit that ever passed. None where the day is archived already.
+
+    Raises:
+        FaultError: `Fault.LEDGER_DOWN` where it cannot be written; `Fault.LEDGER_CHANGED` where the last archive is
+            not as it was written.
+    """
+    target = folder / f"{head.day}.jsonl.gz"
+    if target.exists():
+        return None
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        older = sorted(path for path in folder.iterdir() if _ARCHIVE.fullmatch(path.name) and path.name < target.name)
+    except OSError as error:
+        raise FaultError(Fault.LEDGER_DOWN, f"the archive folder {folder} cannot be used: {error.strerror}") from error
+    first = 1
+    if older:
+        verdict = verify_export(older[-1])
+        if verdict.findings:
+            raise FaultError(Fault.LEDGER_CHANGED, f"{older[-1]}: {verdict.findings[0].what}")
+        first = verdict.links + 1
+    return export(ledger, target, first=first, head=head)
+
+
+def verify_export(path: Path, anchors: Iterable[Anchor] = ()) -> verify.Verdict:
+    """Verify an export or archive by itself: every byte of it counts.
+
+    Raises:
+        FaultError: `Fault.LEDGER_DOWN` where it cannot be read. What is wrong inside is a finding.
+    """
+    verdict = verify.Verdict()
+    try:
+        with _text(path, "r") as lines:
+            _check(lines, verdict, anchors)
+    except OSError as error:
+        # gzip raises a plain OSError for a bad checksum; a file that cannot be opened has a number.
+        if error.errno is not None:
+            raise FaultError(Fault.LEDGER_DOWN, f"{path} cannot be read: {error.strerror}") from error
+        verdict.found(f"the file is damaged: {error}", path.name)
+    except (EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        verdict.found(f"the file is damaged: {error}", path.name)
+    return verdict
+
+
+def _check(lines: IO[str], verdict: verify.Verdict, anchors: Iterable[Anchor]) -> None:
+    header = _line(lines)
+    if header.get("format") != FORMAT:
+        raise ValueError(f"it does not begin with {FORMAT!r}")
+    verdict.station, verdict.links = str(header["station"]), int(header["first"]) - 1
+    checker = verify.Checker(verdict, anchors, bytes.fromhex(header["before"]))
+    last = verdict.station
+    while "end" not in (said := _line(lines)):
+        link = said["link"]
+        rows = [(name, row) for name, row in link["rows"]]
+        verdict.runs += sum(name == "closures" for name, _ in rows)
+        last = next((row.get("station") for name, row in reversed(rows) if name == "runs"), last)
+        checker.take(link["seq"], link["at"], bytes.fromhex(said["hash"]), rows)
+    if said["end"] != verdict.links:
+        verdict.found(f"ends at link {verdict.links}, but says {said['end']}", "end")
+    if said["hash"] != (verdict.hash or header["before"]):
+        verdict.found("ends with another hash than its last link's", "end")
+    if lines.read(1):
+        verdict.found("goes on after its end", "end")
+    if last != verdict.station:
+        verdict.found(f"says it is of station {verdict.station}, its last run is of {last}", "header")
+    if said["head"]:
+        checker.hold_last(parse(said["head"], "the archive's own head"))
+    checker.end()
+
+
+def _line(lines: IO[str]) -> dict[str, Any]:
+    text = lines.readline(_MAX_LINE)
+    if not text.endswith("\n"):
+        raise ValueError("it ends in the middle")
+    said: dict[str, Any] = json.loads(text)
+    # Only the one form: not even a space may differ.
+    if chain.canonical(said) + "\n" != text:
+        raise ValueError(f"a line is not in its one form: {text[:60]!r}")
+    return said
+
+
+@contextmanager
+def _text(path: Path, mode: str) -> Iterator[IO[str]]:
+    packed = path.name.endswith((".gz", ".gz.partial"))
+    with _packed(path, mode) if packed else path.open(mode, encoding="ascii", newline="\n") as text:
+        yield text
+
+
+def _packed(path: Path, mode: str) -> IO[str]:
+    """A gzipped text file."""
+    text: IO[str] = gzip.open(path, f"{mode}t", encoding="ascii", newline="\n")  # type: ignore[assignment]  # noqa: SIM115 - the caller closes it
+    return text
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
