@@ -48,7 +48,7 @@ def load_ca_certificate(path: Path) -> x509.Certificate:
             found = x509.load_pem_x509_certificates(file.read(_MAX_FILE))
     except OSError as error:
         raise FaultError(Fault.CONFIG, f"the CA certificate {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise FaultError(Fault.CONFIG, f"{path} holds no PEM certificate: {error}") from error
     if len(found) != 1:
         raise FaultError(Fault.CONFIG, f"{path} should hold the CA's certificate alone, not {len(found)} certificates")
@@ -161,7 +161,7 @@ def _checked(csr: bytes, subject: str, key_type: KeyType) -> PublicKey:
         public = request.public_key()
         valid = request.is_signature_valid
         algorithm = request.signature_hash_algorithm
-    except (ValueError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except (ValueError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
         raise FaultError(Fault.CSR_INVALID, f"the CSR cannot be read: {error}") from error
     if not isinstance(public, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
         raise FaultError(Fault.KEY_TYPE, f"the CSR holds a {type(public).__name__}, not a {key_type.value} key")

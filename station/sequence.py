@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
@@ -127,7 +127,7 @@ def _public_key(csr: bytes) -> PublicKey:
     """The key a CSR asks for. The CA checks the CSR itself; this only names its key for the record."""
     try:
         key = x509.load_der_x509_csr(csr).public_key()
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise FaultError(Fault.CSR_INVALID, str(error)) from error
     if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
         raise FaultError(Fault.KEY_TYPE, f"the CSR holds a {type(key).__name__}")

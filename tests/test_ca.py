@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokens import Token
 
-from station.ca import CertificateAuthority, load_ca_certificate, self_signed_root, verification_certificate
-from station.faults import Fault, FaultError
+from station.ca import CertificateAuthority, _checked, load_ca_certificate, self_signed_root, verification_certificate
+from station.faults import Blame, Fault, FaultError
 from station.hsm.keys import token_key
 from station.hsm.signers import Signers, generate_key
 from station.model import KeyOrigin, KeyType, PrivateKey, Product, Profile
+from station.sequence import _public_key
 
 NOW = datetime(2026, 6, 1, 12, 0, 0, tzinfo=UTC)
 NUMBER = (1 << 127) + 5
@@ -157,6 +161,48 @@ def test_a_csr_signed_with_sha_1_is_refused(authority: CertificateAuthority, tmp
     verified = ["openssl", "req", "-inform", "DER", "-in", str(tmp_path / "csr"), "-noout", "-verify"]
     subprocess.run(verified, check=True, capture_output=True)
     refusal(lambda: authority.issue(request, "SN-1", product(), NUMBER), Fault.CSR_INVALID)
+
+
+def strange(request: bytes, old: str, new: str) -> bytes:
+    """A request in which one piece of its DER was exchanged for another of the same length."""
+    assert request.count(bytes.fromhex(old)) >= 1
+    return request.replace(bytes.fromhex(old), bytes.fromhex(new), 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("020100", "020107"),  # the version, 0 in every PKCS #10
+        ("06072a8648ce3d0201", "06072a8648ce3d0207"),  # the key's algorithm, an OID that nobody has
+        ("06082a8648ce3d030107", "06082a8648ce3d030177"),  # its curve
+        ("06082a8648ce3d040302", "06082a8648ce3d040377"),  # the signature's algorithm
+    ],
+)
+def test_a_csr_of_a_kind_that_nobody_knows_is_refused_by_ca_and_line_alike(
+    authority: CertificateAuthority, old: str, new: str
+) -> None:
+    request = strange(csr(ec.generate_private_key(ec.SECP256R1())), old, new)
+    refusal(lambda: authority.issue(request, "SN-1", product(), NUMBER), Fault.CSR_INVALID)
+    with suppress(FaultError):  # it only names the key: the CA's word decides what is left
+        _public_key(request)
+
+
+REQUEST = csr(ec.generate_private_key(ec.SECP256R1()))
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_no_damage_to_a_csr_is_anything_but_a_fault_of_the_unit(data: st.DataObject) -> None:
+    request = bytearray(REQUEST)
+    for _ in range(data.draw(st.integers(1, 3))):
+        request[data.draw(st.integers(0, len(request) - 1))] = data.draw(st.integers(0, 255))
+    blamed = set()
+    for reads in (_public_key, lambda found: _checked(found, "SN-1", KeyType.P256)):
+        try:
+            reads(bytes(request))
+        except FaultError as error:
+            blamed.add(error.fault.blame)
+    assert blamed <= {Blame.UNIT}
 
 
 @pytest.mark.parametrize("request_", [b"", b"\x30\x80", b"garbage" * 100, b"\x30" * 20_000])
