@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,3 +135,28 @@ def test_a_latch_stands_until_a_person_clears_it_and_for_every_key_of_the_token(
     PinLatch(tmp_path / "latch", key).clear()
     PinLatch(tmp_path / "latch", key).check()
     assert list((tmp_path / "latch").iterdir()) == []
+
+
+def test_a_latch_is_set_on_a_disk_that_took_its_file_before_the_login_and_nothing_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latch = PinLatch(tmp_path / "latch", KeyUri("demo", "/usr/lib/x.so", "device-ca"))
+    with latch.armed():
+        latch.check()
+        monkeypatch.setattr(Path, "write_text", full_disk)
+        monkeypatch.setattr(os, "write", full_disk)
+        latch.set("PinIncorrect")
+    with pytest.raises(FaultError, match="the last PIN was wrong"):
+        latch.check()
+
+
+def test_a_login_that_went_well_leaves_no_latch_and_no_file(tmp_path: Path) -> None:
+    latch = PinLatch(tmp_path / "latch", KeyUri("demo", "/usr/lib/x.so", "device-ca"))
+    with latch.armed():
+        assert list((tmp_path / "latch").iterdir())
+    latch.check()
+    assert list((tmp_path / "latch").iterdir()) == []
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -164,6 +164,22 @@ def test_a_wrong_pin_costs_one_try_over_all_restarts_until_a_person_clears_the_l
     assert logins(log) == 2
 
 
+def test_nobody_logs_in_where_a_wrong_pin_could_not_be_latched(
+    softhsm: Token, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(softhsm)
+    log = tmp_path / "spy.log"
+    monkeypatch.setenv("PKCS11SPY", SOFTHSM)
+    monkeypatch.setenv("PKCS11SPY_OUTPUT", str(log))
+    key = replace(softhsm.key("device-ca", b"\x01\x02"), module_path=SPY)
+    softhsm.write_pin("00000000")
+    for place in (Path("/dev/full/latch"), Path("/proc/latch")):
+        error = refused(Signers(key, softhsm.pin, place).__enter__)
+        assert error.fault is Fault.CONFIG
+        assert str(place) in error.detail
+    assert logins(log) == 0
+
+
 def test_a_wrong_pin_is_one_try_on_the_second_vendor_s_token_too(any_token: Token) -> None:
     any_token.write_pin("00000000")
     assert refused(Signers(any_token.key(), any_token.pin, any_token.latch).__enter__).fault is Fault.HSM_PIN

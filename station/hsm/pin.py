@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -75,6 +77,7 @@ class PinLatch:
         # By token, not by key: all keys of a token share the PIN and its tries.
         name = hashlib.sha256(f"{key.module_path}\0{key.token}\0{key.serial}".encode()).hexdigest()[:16]
         self._file = folder / f"{name}.latched"
+        self._staging = folder / f".{name}.{os.getpid()}"
         self._token = key.token
 
     def check(self) -> None:
@@ -86,21 +89,50 @@ class PinLatch:
                 " correct it, then run: station hsm clear-pin",
             )
 
+    @contextmanager
+    def armed(self) -> Iterator[None]:
+        """Log in within this: the latch's file is written already, and `set` only renames it.
+
+        Otherwise a full disk, or a folder that root made, would have every restart burn a try.
+
+        Raises:
+            FaultError: `Fault.CONFIG` where the latch could not be set; nobody logs in then.
+        """
+        try:
+            self._write()
+        except OSError as error:
+            raise FaultError(
+                Fault.CONFIG,
+                f"no login without a place to note a wrong PIN: {self._file.parent}: {error.strerror}",
+            ) from error
+        try:
+            yield
+        finally:
+            self._staging.unlink(missing_ok=True)
+
     def set(self, why: str) -> None:
         """Latch, on disk before this returns."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(handle, f"{why}\n".encode())
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        if not self._staging.exists():
+            self._write()
+        # The name is what counts, and needs no space; the reason is for people, and may be lost with a full disk.
+        self._staging.rename(self._file)
         folder = os.open(self._file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+        with suppress(OSError):
+            self._file.write_text(f"{why}\n")
 
     def clear(self) -> None:
         """Allow one try again: a person says that the PIN is right now."""
         self._file.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(handle, b"the last PIN was wrong\n")
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -58,19 +58,20 @@ class Token:
         self.session = self._log_in(pin, latch, write=write)
 
     def _log_in(self, pin: PinSource, latch: PinLatch, *, write: bool) -> Any:
-        flags = self.token.flags
-        if flags & (TokenFlag.USER_PIN_LOCKED | TokenFlag.USER_PIN_FINAL_TRY):
-            latch.set("the token says that the PIN is locked, or that one more wrong try locks it")
-            latch.check()
         secret = pin.read()
-        try:
-            return self.token.open(rw=write, user_pin=secret)
-        except (p11.PinIncorrect, p11.PinLocked, p11.PinExpired, p11.PinInvalid, p11.PinLenRange) as error:
-            # On disk before anybody may hear of it: whoever restarts us must not try again.
-            latch.set(f"the token said {type(error).__name__}")
-            raise FaultError(
-                Fault.HSM_PIN, f"token {self._uri.token}: {type(error).__name__}; one try was made, no other will be"
-            ) from None
+        with latch.armed():
+            if self.token.flags & (TokenFlag.USER_PIN_LOCKED | TokenFlag.USER_PIN_FINAL_TRY):
+                latch.set("the token says that the PIN is locked, or that one more wrong try locks it")
+                latch.check()
+            try:
+                return self.token.open(rw=write, user_pin=secret)
+            except (p11.PinIncorrect, p11.PinLocked, p11.PinExpired, p11.PinInvalid, p11.PinLenRange) as error:
+                # On disk before anybody may hear of it: whoever restarts us must not try again.
+                latch.set(f"the token said {type(error).__name__}")
+                raise FaultError(
+                    Fault.HSM_PIN,
+                    f"token {self._uri.token}: {type(error).__name__}; one try was made, no other will be",
+                ) from None
 
     def objects(self, kind: ObjectClass) -> list[Any]:
         """The keys of that class that the URI fits."""
