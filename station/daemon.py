@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -210,18 +211,36 @@ def _keep_secrets_in_memory() -> bool:
 
 
 def _log_as_json(config: Config) -> None:
-    """One JSON object an event, a line each, on stderr: systemd's journal keeps it."""
+    """One JSON object an event, a line each, on stderr: systemd's journal keeps it. Libraries and dying threads too."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rendering: list[structlog.typing.Processor] = [
+        # Without locals: they hold keys.
+        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
+        structlog.processors.JSONRenderer(),
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            # Without locals: they hold keys.
-            structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
     structlog.contextvars.bind_contextvars(station=config.station)
+    libraries = logging.StreamHandler(sys.stderr)
+    libraries.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    # Warnings only: what botocore tells below that holds credentials.
+    logging.basicConfig(handlers=[libraries], level=logging.WARNING, force=True)
+    threading.excepthook = _thread_died
+
+
+def _thread_died(what: threading.ExceptHookArgs) -> None:
+    error = what.exc_value or what.exc_type()
+    log.critical("a thread died", thread=what.thread.name if what.thread else None, exc_info=error)

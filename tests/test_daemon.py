@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,28 @@ def test_no_core_dump_and_no_debugger_gets_at_the_keys(station: Station) -> None
         [*dropped, "cat", f"/proc/{station.process.pid}/environ"], capture_output=True, check=False, timeout=10
     )
     assert done.returncode != 0
+
+
+def test_whoever_speaks_in_the_daemon_each_event_is_one_line_without_the_values_at_hand() -> None:
+    code = (
+        "import logging, structlog, threading, types\n"
+        "from station.daemon import _log_as_json\n"
+        "_log_as_json(types.SimpleNamespace(station='line-1'))\n"
+        "def wrong():\n"
+        "    key = 'a-private' + '-key'\n"
+        "    raise ValueError('a' + chr(10) + 'b')\n"
+        "try: wrong()\n"
+        "except ValueError: logging.getLogger('uvicorn.error').exception('in the' + chr(10) + 'application')\n"
+        "logging.getLogger('botocore').info('signed with ...')\n"
+        "thread = threading.Thread(target=wrong, name='slot-1'); thread.start(); thread.join()\n"
+        "structlog.get_logger().info('ours')\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True).stderr
+    events = [json.loads(line) for line in said.splitlines()]
+    assert [event["event"] for event in events] == ["in the\napplication", "a thread died", "ours"]
+    assert [event["exception"][0]["exc_type"] for event in events[:2]] == ["ValueError", "ValueError"]
+    assert events[1]["thread"] == "slot-1"
+    assert "a-private-key" not in said
 
 
 def refused(station: Station) -> str:
