@@ -28,6 +28,11 @@ def short_path(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
+def _quoted(name: str) -> str:
+    """One segment of a path, whatever bytes a shell handed over: the station says what is wrong with them."""
+    return quote(name, safe="", errors="surrogateescape")
+
+
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket (the standard library only knows TCP)."""
 
@@ -73,11 +78,11 @@ class Control:
 
     def close_order(self, number: str, by: str) -> None:
         """Close a work order."""
-        self._ask("POST", f"/v1/orders/{quote(number, safe='')}/close", {"by": by})
+        self._ask("POST", f"/v1/orders/{_quoted(number)}/close", {"by": by})
 
     def unit(self, serial: str) -> list[dict[str, Any]]:
         """Every run of one unit, oldest first."""
-        answer: list[dict[str, Any]] = self._ask("GET", f"/v1/units/{quote(serial, safe='')}")
+        answer: list[dict[str, Any]] = self._ask("GET", f"/v1/units/{_quoted(serial)}")
         return answer
 
     def _ask(self, method: str, path: str, body: object = None, wait_s: float = 0.0) -> Any:

@@ -102,6 +102,7 @@ class Fault(Enum):
     NEVER_PASSED = "O504"
     WRONG_PRODUCT = "O505"
     ORDER_INVALID = "O506"
+    REQUEST_INVALID = "O507"
 
     LEDGER_DOWN = "S601"
     UNIT_BUSY = "S602"

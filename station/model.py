@@ -30,6 +30,7 @@ SERIAL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Who is on record: a badge number, a login, a name.
 PERSON: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}")
+REASON_MAX: Final = 200  # characters of why a unit is made again
 
 
 class KeyType(StrEnum):
@@ -200,6 +201,8 @@ class WorkOrder:
             raise FaultError(Fault.ORDER_INVALID, f"the order number {self.number!r} is not of the form {NAME.pattern}")
         if not 1 <= self.quantity <= 10_000_000:
             raise FaultError(Fault.ORDER_INVALID, f"the quantity {self.quantity} is not between 1 and 10000000")
+        if len(self.reason) > REASON_MAX or not self.reason.isprintable():
+            raise FaultError(Fault.ORDER_INVALID, f"a reason is one line of at most {REASON_MAX} printable characters")
         for serial in self.serials:
             if not SERIAL.fullmatch(serial):
                 raise FaultError(Fault.ORDER_INVALID, f"the serial {serial!r} is not of the form {SERIAL.pattern}")

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -78,19 +79,32 @@ async def _on_fault(_request: Request, error: Exception) -> Response:
     return _refused(error, HTTPStatus.SERVICE_UNAVAILABLE if ours else HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
+async def _on_http(request: Request, error: Exception) -> Response:
+    """What Starlette refuses by itself: no such path, no such method."""
+    if not isinstance(error, HTTPException):
+        raise error
+    said = FaultError(Fault.REQUEST_INVALID, f"{request.method} {request.scope['path']!r}: {error.detail}")
+    return _refused(said, HTTPStatus(error.status_code))
+
+
+async def _on_mistake(_request: Request, error: Exception) -> Response:
+    """A mistake of ours; uvicorn logs it with its stack."""
+    return _refused(FaultError(Fault.UNEXPECTED, type(error).__name__), HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
 async def _body(request: Request) -> dict[str, Any]:
     """The JSON object that a request carries, bounded."""
     text = b""
     async for piece in request.stream():
         text += piece
         if len(text) > _MAX_BODY:
-            raise FaultError(Fault.ORDER_INVALID, f"the request is longer than {_MAX_BODY} bytes")
+            raise FaultError(Fault.REQUEST_INVALID, f"the request is longer than {_MAX_BODY} bytes")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FaultError(Fault.ORDER_INVALID, f"the request is not JSON: {error}") from error
+        raise FaultError(Fault.REQUEST_INVALID, f"the request is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise FaultError(Fault.ORDER_INVALID, "the request is not a JSON object")
+        raise FaultError(Fault.REQUEST_INVALID, "the request is not a JSON object")
     return value
 
 
@@ -137,7 +151,7 @@ def _person(body: dict[str, Any]) -> str:
 def _named(request: Request, key: str, alphabet: re.Pattern[str]) -> str:
     value = str(request.path_params[key])
     if not alphabet.fullmatch(value):
-        raise FaultError(Fault.ORDER_INVALID, f"{value!r} is not of the form {alphabet.pattern}")
+        raise FaultError(Fault.REQUEST_INVALID, f"{value!r} is not of the form {alphabet.pattern}")
     return value
 
 
@@ -149,9 +163,9 @@ def application(status: StatusBoard, record: Record, products: frozenset[str]) -
             newer_than = int(request.query_params.get("newer_than", "0"))
             wait_s = min(float(request.query_params.get("wait_s", "0")), _MAX_WAIT_S)
         except ValueError as error:
-            raise FaultError(Fault.ORDER_INVALID, str(error)) from error
+            raise FaultError(Fault.REQUEST_INVALID, str(error)) from error
         if not wait_s >= 0:
-            raise FaultError(Fault.ORDER_INVALID, "wait_s is not a number of seconds")
+            raise FaultError(Fault.REQUEST_INVALID, "wait_s is not a number of seconds")
         return _Json(asdict(await run_in_threadpool(status.wait, newer_than, wait_s)))
 
     async def get_orders(_request: Request) -> Response:
@@ -180,7 +194,7 @@ def application(status: StatusBoard, record: Record, products: frozenset[str]) -
             Route("/v1/orders/{number:path}/close", close_order, methods=["POST"]),
             Route("/v1/units/{serial:path}", get_unit),
         ],
-        exception_handlers={FaultError: _on_fault},
+        exception_handlers={FaultError: _on_fault, HTTPException: _on_http, Exception: _on_mistake},
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from station.cli import _parser, main
+from station.cli import _parser, main, parsing
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,6 +49,18 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         main([*command.split(), "--help"])
     assert ended.value.code == 0
     assert "usage: station" in capsys.readouterr().out
+
+
+def test_a_user_id_without_a_name_gets_help_as_everybody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nobody() -> str:  # a container's user, who is in no passwd(5); to become one needs root
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(parsing, "getuser", nobody)
+    with pytest.raises(SystemExit):
+        main(["orders", "add", "--help"])
+    assert "who is on record" in capsys.readouterr().out
 
 
 def test_the_readme_names_every_command_and_no_other() -> None:
@@ -121,12 +133,13 @@ def test_a_reader_that_leaves_early_is_no_error(settings: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_ceremony_asks_before_it_does_anything(tmp_path: Path) -> None:
+@pytest.mark.parametrize("answer", ["no\n", ""], ids=["no", "nobody there"])
+def test_a_ceremony_asks_before_it_does_anything(tmp_path: Path, answer: str) -> None:
     act = tmp_path / "root.yaml"
     act.write_bytes((ROOT / "config/ceremony/root.yaml").read_bytes())
     done = subprocess.run(
         [sys.executable, "-m", "station", "ceremony", str(act)],
-        input="no\n",
+        input=answer,
         capture_output=True,
         text=True,
         timeout=60,

@@ -114,6 +114,10 @@ def test_an_order_that_does_not_exist_is_told(control: Control) -> None:
         ({"colour": "red"}, "['colour']"),
         ({"by": "x\ny"}, "who is on record"),
         ({"by": ""}, "who is on record"),
+        *(
+            ({"kind": "rework", "quantity": 1, "serials": ["SN-1"], "reason": reason}, "a reason is one line")
+            for reason in ("x" * 201, "a\nb", "\x1b[31mred", "\ud800")
+        ),
     ],
 )
 def test_an_order_that_is_not_one_is_refused_with_what_would_be_right(
@@ -126,12 +130,12 @@ def test_an_order_that_is_not_one_is_refused_with_what_would_be_right(
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b"[" * 5000, b'{"a":' * 5000])
 def test_a_body_that_is_no_object_is_refused(control: Control, socket_path: Path, body: bytes) -> None:
     code, said = raw(socket_path, "POST", "/v1/orders", body)
-    assert (code, said["fault"]) == (422, "O506")
+    assert (code, said["fault"]) == (422, "O507")
 
 
 def test_a_body_without_end_is_cut_off(control: Control, socket_path: Path) -> None:
     code, said = raw(socket_path, "POST", "/v1/orders", b" " * 100_000)
-    assert (code, said["fault"]) == (422, "O506")
+    assert (code, said["fault"]) == (422, "O507")
     assert "longer than" in said["detail"]
 
 
@@ -140,9 +144,17 @@ def test_a_status_asked_for_wrongly_is_refused(control: Control, socket_path: Pa
     assert raw(socket_path, "GET", f"/v1/status?{query}")[0] == 422
 
 
-@pytest.mark.parametrize("serial", ["../../etc", "a b", "x" * 65, "<script>"])
+@pytest.mark.parametrize("serial", ["../../etc", "a b", "x" * 65, "<script>", "", "\udcff\udcfe"])
 def test_a_serial_that_is_none_is_refused(control: Control, serial: str) -> None:
-    assert "is not of the form" in refusal(lambda: control.unit(serial))
+    assert "is not of the form" in refusal(lambda: control.unit(serial), Fault.REQUEST_INVALID)
+
+
+def test_a_serial_with_a_line_end_is_refused_and_not_taken_for_a_station_that_does_not_run(control: Control) -> None:
+    assert "a\\nb" in refusal(lambda: control.unit("a\nb"), Fault.REQUEST_INVALID)
+
+
+def test_an_order_s_name_of_no_alphabet_is_refused(control: Control) -> None:
+    refusal(lambda: control.close_order("\udcff", "a.manager"), Fault.REQUEST_INVALID)
 
 
 def test_a_unit_that_nobody_saw_has_no_history(control: Control) -> None:
@@ -205,7 +217,16 @@ def test_another_server_on_the_socket_is_no_station(tmp_path: Path) -> None:
 
 
 def test_an_unknown_path_is_not_found(control: Control, socket_path: Path) -> None:
-    connection = _UnixConnection(socket_path, 10)
-    connection.request("GET", "/v2/everything")
-    assert connection.getresponse().status == http.client.NOT_FOUND
-    connection.close()
+    code, said = raw(socket_path, "GET", "/v2/everything")
+    assert (code, said["fault"]) == (http.client.NOT_FOUND, "O507")
+    assert raw(socket_path, "DELETE", "/v1/orders")[0] == http.client.METHOD_NOT_ALLOWED
+
+
+def test_a_mistake_of_ours_is_named_as_one(
+    control: Control, ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ledger, "orders", wrong)
+    assert refusal(control.orders, Fault.UNEXPECTED) == "ZeroDivisionError"

@@ -36,7 +36,15 @@ def with_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def with_by(parser: argparse.ArgumentParser) -> None:
     """Add ``--by``: who is on record."""
-    parser.add_argument("--by", default=getuser(), help="who is on record for it (default: you)")
+    parser.add_argument("--by", default=_login(), help="who is on record for it (default: you)")
+
+
+def _login() -> str:
+    """The person's login; empty, and so refused, for a user id that nobody has (a container's)."""
+    try:
+        return getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 def control(arguments: argparse.Namespace) -> Control:

@@ -46,11 +46,19 @@ def _ceremony(arguments: argparse.Namespace) -> int:
     act = load_ceremony(arguments.file)
     for line in ceremony.plan(act):
         print(line)
-    if not arguments.yes and input("Type yes to go on: ").strip() != "yes":
+    if not arguments.yes and not _agreed():
         print("nothing was done", file=sys.stderr)
         return 1
     ceremony.perform(act, arguments.file, lambda line: print(line, flush=True))
     return 0
+
+
+def _agreed() -> bool:
+    try:
+        return input("Type yes to go on: ").strip() == "yes"
+    except EOFError:  # nobody there to ask: a script says --yes
+        print()
+        return False
 
 
 def _clear_pin(arguments: argparse.Namespace) -> None:
