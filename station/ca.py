@@ -79,7 +79,12 @@ class CertificateAuthority:
     @property
     def identity(self) -> str:
         """Lowercase hex SHA-256 of the CA certificate's DER."""
-        return hashlib.sha256(self._certificate.public_bytes(Encoding.DER)).hexdigest()
+        return self.identity_of(self._certificate)
+
+    @staticmethod
+    def identity_of(certificate: x509.Certificate) -> str:
+        """A CA's identity, which is its id in AWS IoT too: lowercase hex SHA-256 of the certificate's DER."""
+        return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
 
     def prove(self) -> None:
         """See that the key signs what the certificate verifies, now.

@@ -25,6 +25,7 @@ from station.aws import AwsCloud
 from station.ca import CertificateAuthority, load_ca_certificate
 from station.config import Config
 from station.config.messages import Messages
+from station.doctor import Doctor, refuse_waste
 from station.faults import Fault, FaultError
 from station.hsm.keys import token_key
 from station.hsm.pin import PinSource
@@ -96,6 +97,8 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
     authority.prove()
 
     cloud = AwsCloud.from_settings(config.aws, config.aws.server_roots.read_bytes())
+    for doubt in refuse_waste(Doctor(config, cloud.registry)):
+        log.warning("a part may not work", part=doubt.part, fault=doubt.fault and doubt.fault.code, detail=doubt.text)
     status = StatusBoard(config.station, tuple(slot.name for slot in config.slots), simulated=config.simulate)
     outbox = Outbox(ledger, lambda leaf: cloud.retire(leaf, certificate), status.post_outbox)
     outbox.start()

@@ -76,6 +76,7 @@ class Fault(Enum):
     CA_EXPIRES = "C312"
     CA_OUTPUT = "C313"
     SEAL_MISMATCH = "C320"
+    WRONG_PIN_SEEN = "C325"
 
     CLOUD_UNREACHABLE = "N401"
     CLOUD_UNTRUSTED = "N402"
@@ -95,6 +96,7 @@ class Fault(Enum):
     AWS_DENIED = "N421"
     AWS_ERROR = "N422"
     REGISTRATION_REFUSED = "N423"
+    POLICY_NARROW = "N441"
 
     NO_ORDER = "O501"
     ORDER_FULL = "O502"
@@ -117,6 +119,9 @@ class Fault(Enum):
     LEDGER_CHANGED = "S630"
     ANCHOR_INVALID = "S631"
     RESTORE_REFUSED = "S632"
+    CLOCK_WRONG = "S625"
+    DISK_LOW = "S626"
+    CHECK_LATE = "S627"
     UNEXPECTED = "S999"
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,6 +12,9 @@ from rich.table import Table
 
 from station.config.messages import Messages
 from station.faults import Fault
+
+if TYPE_CHECKING:
+    from station.doctor import Finding
 
 _STYLES = {"PASS": "green", "FAIL": "red", "ERROR": "yellow", "ABORTED": "yellow", "running": "blue"}
 
@@ -116,3 +119,17 @@ def _word(slot: dict[str, Any]) -> str:
 
 def _when(text: str) -> str:
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+_LEVELS = {"good": ("ok", "green"), "warn": ("note", "yellow"), "bad": ("NO", "bold red")}
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """A line for each part, and under each that is not well, what to do."""
+    console, messages = Console(soft_wrap=True, highlight=False), Messages.load("en")
+    for found in findings:
+        word, style = _LEVELS[found.level.value]
+        title = f"{found.fault.code} {messages.title(found.fault)}: " if found.fault else ""
+        console.print(f"{word:<4} {found.part:<15} {escape(title + found.text)}", style=style)
+        if found.fault:
+            console.print(f"     Next: {escape(messages.remedy(found.fault))}")

@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from station.aws.calls import AbsentError, Calls, ExistsError, RefusedError, unanswered
+from station.aws.calls import AbsentError, AnswerError, Calls, ExistsError, RefusedError, unanswered
 from station.faults import Fault, FaultError
 from station.model import CertificateStatus, certificate_id
 
@@ -44,6 +44,7 @@ class RegisteredCa:
     id: str
     status: str
     auto_registration: str
+    arn: str = ""
 
     def __str__(self) -> str:
         """For a fault's detail."""
@@ -152,7 +153,48 @@ class Registry:
             found = self._calls("describe_ca_certificate", "certificateDescription", certificateId=ca_certificate_id)
         except AbsentError:
             return None
-        return RegisteredCa(ca_certificate_id, str(found.get("status")), str(found.get("autoRegistrationStatus")))
+        return RegisteredCa(
+            ca_certificate_id,
+            str(found.get("status")),
+            str(found.get("autoRegistrationStatus")),
+            str(found.get("certificateArn", "")),
+        )
+
+    def policy_document(self, name: str) -> str:
+        """The default version of a policy, as JSON text (GetPolicy).
+
+        Raises:
+            FaultError: `Fault.POLICY_MISSING` where AWS IoT has no such policy.
+        """
+        try:
+            return str(self._calls("get_policy", "policyDocument", policyName=name))
+        except AbsentError as error:
+            raise FaultError(Fault.POLICY_MISSING, f"there is no policy {name} in this account and region") from error
+
+    def rights(self, certificate_arn: str, policy: str | None) -> list[str]:
+        """Try what the station does, on a certificate that cannot exist; returns the calls that AWS would let through.
+
+        AWS looks at the right first and then for the thing: "no such certificate" is the answer of who may. Nothing is
+        changed. CreateThing has no such answer, and is not tried.
+
+        Raises:
+            FaultError: `Fault.AWS_DENIED` for the first call that is not allowed.
+        """
+        none = "0" * 64
+        tries: list[tuple[str, dict[str, str]]] = [
+            ("describe_certificate", {"certificateId": none}),
+            ("update_certificate", {"certificateId": none, "newStatus": "INACTIVE"}),
+            ("register_certificate", {"certificatePem": "none", "status": "INACTIVE"}),
+        ]
+        if policy is not None:
+            tries += [
+                ("attach_policy", {"policyName": policy, "target": certificate_arn}),
+                ("attach_thing_principal", {"thingName": f"no-{none}", "principal": certificate_arn}),
+            ]
+        for operation, arguments in tries:
+            with suppress(AnswerError):
+                self._calls(operation, **arguments)
+        return [operation for operation, _ in tries]
 
     def registration_code(self) -> str:
         """What the verification certificate is to be made out to (GetRegistrationCode)."""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from station.cli import ledger, line, setup
+from station.cli import care, ledger, line, setup
 from station.faults import Fault, FaultError
 
 _DEFAULT_CONFIG = "/etc/station/station.yaml"
@@ -20,6 +20,7 @@ _DEFAULT_CONFIG = "/etc/station/station.yaml"
 _EXAMPLES = """\
 examples:
   station config check                          is every setting right, and if not, where
+  station doctor                                could every part work now, and if not, what to do
   station run                                   work the line until SIGTERM
   station orders add WO-118 --product sensor-b --quantity 500
   station status --json | jq .slots             what each slot does now
@@ -75,6 +76,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    for module in (line, ledger, setup):
+    for module in (line, ledger, setup, care):
         module.add_to(commands)
     return parser

@@ -60,7 +60,9 @@ class Token:
     def _log_in(self, pin: PinSource, latch: PinLatch, *, write: bool) -> Any:
         secret = pin.read()
         with latch.armed():
-            if self.token.flags & (TokenFlag.USER_PIN_LOCKED | TokenFlag.USER_PIN_FINAL_TRY):
+            # As they were before this login: a right PIN makes the token forget the wrong ones.
+            self.flags_before = self.token.flags
+            if self.flags_before & (TokenFlag.USER_PIN_LOCKED | TokenFlag.USER_PIN_FINAL_TRY):
                 latch.set("the token says that the PIN is locked, or that one more wrong try locks it")
                 latch.check()
             try:
@@ -141,6 +143,7 @@ class Token:
             "serial": self.token.serial.decode(errors="replace").strip(),
             "manufacturer": self.token.manufacturer_id,
             "model": self.token.model,
+            "wrong_pin_before": bool(self.flags_before & TokenFlag.USER_PIN_COUNT_LOW),
             "attributes": {
                 name: _read(key, name) for name in (*_MADE, "ALWAYS_SENSITIVE", "NEVER_EXTRACTABLE", "LOCAL")
             },

@@ -78,15 +78,8 @@ class Outbox(threading.Thread):
         return max(0.0, min([self._due.get(number, 0.0) - time.monotonic() for number in left], default=_IDLE_S))
 
     def _waiting(self) -> list[tuple[str, bytes]]:
-        query = (
-            sa.select(outbox.c.number, issued.c.der)
-            .join(issued, issued.c.number == outbox.c.number)
-            .outerjoin(outbox_done, outbox_done.c.number == outbox.c.number)
-            .where(outbox_done.c.number.is_(None))
-            .order_by(outbox.c.at)
-        )
         with self._store.read() as connection:
-            return [(number, der) for number, der in connection.execute(query)]
+            return waiting(connection)
 
     def _try(self, number: str, der: bytes) -> None:
         try:
@@ -117,3 +110,15 @@ class Outbox(threading.Thread):
                 )
             )
         self._fault[number] = error.fault
+
+
+def waiting(connection: sa.Connection) -> list[tuple[str, bytes]]:
+    """The certificates that are still in service and must not be, oldest first: number and DER."""
+    query = (
+        sa.select(outbox.c.number, issued.c.der)
+        .join(issued, issued.c.number == outbox.c.number)
+        .outerjoin(outbox_done, outbox_done.c.number == outbox.c.number)
+        .where(outbox_done.c.number.is_(None))
+        .order_by(outbox.c.at)
+    )
+    return [(number, der) for number, der in connection.execute(query)]
