@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -31,10 +31,11 @@ from station.hsm.keys import token_key
 from station.hsm.pin import PinSource
 from station.hsm.signers import Signers
 from station.hsm.uri import KeyUri
-from station.interfaces import BoardDriver
+from station.interfaces import BoardDriver, ProbingDriver
 from station.jig import build_jig
 from station.lamps import Colour, Lamp, LampThread, LedLamp, TerminalLamp
 from station.ledger import Outbox, SqliteLedger
+from station.model import Product
 from station.sequence import Line
 from station.slots import Bench, Halt, Slot
 from station.status import StatusBoard
@@ -126,7 +127,9 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
         halt,
         outbox.wake,
     )
-    jig = build_jig(config.slots, config.slot_times)
+    jig = build_jig(
+        config.slots, config.slot_times, config.runtime / "slots", lambda name: _prober(config.products[name])
+    )
     slots = [Slot(nest, bench) for nest in jig.nests]
     jig.start()
     parts.callback(jig.stop)
@@ -152,6 +155,16 @@ def driver(name: str) -> BoardDriver:
         raise FaultError(Fault.CONFIG, f"no board driver is called {name!r}; installed are {known}")
     loaded: BoardDriver = next(iter(found)).load()
     return loaded
+
+
+def _prober(product: Product) -> Callable[[str], bool]:
+    """What asks one board of a product, at a port, whether it is there."""
+    family = driver(product.driver)
+    if not isinstance(family, ProbingDriver):
+        raise FaultError(
+            Fault.CONFIG, f"the driver {product.driver} (product {product.name}) cannot ask whether a board is there"
+        )
+    return lambda port: family.probe(port, product)
 
 
 def _lamps(settings: object, config: Config) -> list[Lamp]:

@@ -63,6 +63,10 @@ class Fault(Enum):
     SWAPPED = "J202"
     PORT_DENIED = "J203"
     JIG_BLIND = "J204"
+    PORT_AMBIGUOUS = "J205"
+    PORT_MISSING = "J206"
+    POWER_STUCK = "J207"
+    NO_BOARD = "J208"
 
     HSM_DOWN = "C301"
     HSM_HUNG = "C302"

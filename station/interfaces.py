@@ -7,7 +7,7 @@ and returns or raises before its own deadline.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from cryptography import x509
 
@@ -68,6 +68,14 @@ class BoardDriver(Protocol):
 
     def __call__(self, port: str, product: Product, stop: Stop) -> Board:
         """Open ``port`` for one run. Raises `Fault.PORT_DENIED` or `Fault.LIFTED`."""
+
+
+@runtime_checkable
+class ProbingDriver(BoardDriver, Protocol):
+    """A family that can say whether a board is there, for fixtures in which the adapter stays and its port too."""
+
+    def probe(self, port: str, product: Product, /) -> bool:
+        """Ask at ``port``; return within a second, with the port closed. A port that is not there has no board."""
 
 
 class Authority(Protocol):

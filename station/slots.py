@@ -20,7 +20,6 @@ from station.sequence import Line, provision
 from station.status import SlotState, SlotStatus, StatusBoard
 
 _LEDGER_RETRY_S = 1.0
-_TICK_S = 5.0  # a slot that waits wakes by news of its place; this is for the watchdog
 _RUN_PIECE_S = 0.05
 
 log = structlog.get_logger()
@@ -114,10 +113,11 @@ class Slot(threading.Thread):
         """Live until the station stops."""
         structlog.contextvars.bind_contextvars(slot=self.slot)
         latched = SlotStatus(self.slot)
+        self._nest.rest()
         while not self._bench.halt.asked:
-            # Who lifts a running board shall still see what that was.
-            lifted_early = latched.fault is Fault.LIFTED
-            self._post(replace(latched, state=SlotState.EMPTY) if lifted_early else SlotStatus(self.slot))
+            # Who lifts a running board shall still see what that was; and a dead board may only seem to be lifted.
+            shown_on = latched.fault is Fault.LIFTED or self._nest.blind
+            self._post(replace(latched, state=SlotState.EMPTY) if shown_on else SlotStatus(self.slot))
             if not self._await(self._presence.plugged):
                 break
             latched = self._provision()
@@ -128,9 +128,10 @@ class Slot(threading.Thread):
     def _await(self, there: Callable[[], bool]) -> bool:
         while not self._bench.halt.asked:
             self._tick()
+            patience_s = self._nest.listen()
             if there():
                 return True
-            self._presence.wait(_TICK_S)
+            self._presence.wait(patience_s)
         return False
 
     def _provision(self) -> SlotStatus:
@@ -163,7 +164,7 @@ class Slot(threading.Thread):
     def _attempt(self, run: Run) -> None:
         stop = RunStop(self._presence, self._bench.halt, self._tick)
         try:
-            board = self._bench.driver(run.product.driver)(self._nest.ready(), run.product, stop)
+            board = self._bench.driver(run.product.driver)(self._nest.ready(stop), run.product, stop)
             try:
                 provision(run, board, self._bench.line, stop, self._tell)
             finally:
@@ -173,6 +174,8 @@ class Slot(threading.Thread):
         except Exception as error:
             log.exception("unexpected")
             run.fault = FaultError(Fault.UNEXPECTED, f"run {run.id}: {type(error).__name__}")
+        finally:
+            self._nest.rest()
 
     def _close(self, run: Run) -> FaultError | None:
         """Put the end on record, however long that takes, and return what the lamp shows: green means committed.

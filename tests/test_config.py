@@ -69,7 +69,7 @@ def problems(file: Path, fault: Fault = Fault.CONFIG) -> tuple[str, ...]:
 def test_the_samples_as_shipped_are_right(sample: Path) -> None:
     config = load(sample)
     assert config.station == "line-1"
-    assert config.slots[0].port.is_absolute()
+    assert config.slots[0].usb is not None
     assert config.aws.server_roots == sample.parent / "amazon-roots.pem"
     product = config.products["console-board-key"]
     assert (product.key_type, product.key_origin, product.profile.backdate_s) == (KeyType.P256, KeyOrigin.BOARD, 3600)

@@ -104,12 +104,26 @@ def test_who_waits_for_a_board_can_be_woken_for_another_reason() -> None:
     assert time.monotonic() - began < 10
 
 
+class Never:
+    """No reason to stop."""
+
+    def check(self) -> None:
+        """Go on."""
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def no_prober(product: str) -> Callable[[str], bool]:
+    raise AssertionError(product)
+
+
 @contextmanager
 def at_work(*ports: Path, debounce_ms: int = 0, lifted_ms: int = 100) -> Iterator[tuple[Nest, ...]]:
     """A jig of link slots that really watches; its nests."""
     lamp = Terminal(kind="terminal")
     slots = [SlotSettings(name=str(number), port=port, lamp=lamp) for number, port in enumerate(ports, 1)]
-    jig = build_jig(slots, SlotTimes(debounce_ms=debounce_ms, lifted_ms=lifted_ms))
+    jig = build_jig(slots, SlotTimes(debounce_ms=debounce_ms, lifted_ms=lifted_ms), Path(), no_prober)
     jig.start()
     try:
         yield jig.nests
@@ -139,7 +153,7 @@ def test_a_link_that_appears_is_news(tmp_path: Path) -> None:
         plug(tmp_path / "slot2")
         awaited(two.presence, two.presence.plugged)
         assert not one.presence.plugged()
-        assert two.ready() == str(tmp_path / "slot2")
+        assert two.ready(Never()) == str(tmp_path / "slot2")
 
 
 @pytest.mark.usefixtures("patient")
@@ -204,6 +218,9 @@ def test_what_the_news_missed_is_found_by_the_reconciliation(tmp_path: Path, mon
 
         def reconcile(self) -> None:
             """Nothing to find here; the nests look at their links."""
+
+        def look(self) -> None:
+            """Nothing is due."""
 
         def close(self) -> None:
             os.close(self._never)

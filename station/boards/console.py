@@ -46,6 +46,7 @@ _LONG_S: Final = 10.0  # commit, csr, sign
 _KEYGEN_S: Final = 60.0
 _DIAL_MORE_S: Final = 5.0
 _RESTART_S: Final = 10.0
+_PROBE_S: Final = 0.3
 # A board restarts within 0.5 s of its `ok`: one that was asked later and is the same did not.
 _RESTARTED_BY_S: Final = 1.0
 _ITEM_S: Final = 60.0  # for all pieces of one item together, beside their time on the line
@@ -71,6 +72,21 @@ class ConsoleBoard:
         self._link = Link(port, product.baud, stop)
         self._boot: int | None = None
         self._restarted = False
+
+    @classmethod
+    def probe(cls, port: str, product: Product) -> bool:
+        """Whether anything answers `hello` at ``port`` within a moment; whatever it says. Satisfies `ProbingDriver`."""
+        try:
+            link = Link(port, product.baud, _Never())
+        except FaultError:
+            return False
+        try:
+            link.knock(_PROBE_S)
+        except FaultError as error:
+            return error.fault is Fault.UNIT_GARBLED
+        finally:
+            link.close()
+        return True
 
     def identify(self) -> Unit:
         """Ask `hello`. Raises also `Fault.UNIT_IDENTITY`, and `Fault.UNIT_FIRMWARE` for another protocol version."""

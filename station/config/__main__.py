@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from station.config.acts import CeremonyFile
 from station.config.messages import LANGUAGES, Messages
 from station.config.settings import ProductFile, StationFile
+from station.config.slots import MapFile
 from station.faults import Blame, Fault
 
 _ROOT = Path(__file__).parent.parent.parent
@@ -21,6 +22,7 @@ def generated() -> dict[Path, str]:
     return {
         Path("config/station.schema.json"): _schema(StationFile),
         Path("config/product.schema.json"): _schema(ProductFile),
+        Path("config/jig.schema.json"): _schema(MapFile),
         Path("config/ceremony.schema.json"): _schema(CeremonyFile),
         Path("docs/operator.md"): _card(),
     }

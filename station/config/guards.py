@@ -51,6 +51,9 @@ def _simulated(station: StationFile, *, rehearsed: bool) -> Iterator[_Problem]:
         yield ("aws", "endpoint"), "should be localhost with `simulate: true`"
     if not rehearsed:
         yield ("ca", "certificate"), f"is a production CA (no {REHEARSAL} in its subject); a simulation must not use it"
+    for index, slot in enumerate(station.slots):
+        if slot.usb is not None:
+            yield ("slots", index), "is a real place on the USB; a simulated board is a link, `port: ...`"
 
 
 def _real(station: StationFile, roots: list[x509.Certificate], *, rehearsed: bool) -> Iterator[_Problem]:
@@ -70,8 +73,21 @@ def _real(station: StationFile, roots: list[x509.Certificate], *, rehearsed: boo
     if rehearsed:
         yield ("ca", "certificate"), "was made in a rehearsal (its subject says so); production needs the real CA"
     for index, slot in enumerate(station.slots):
-        if slot.port.resolve().is_relative_to("/dev/pts"):
+        if slot.port is None:
+            continue
+        real = slot.port.resolve()
+        if real.is_relative_to("/dev/pts"):
             yield ("slots", index, "port"), "is a pseudo terminal; a production board is on a real port"
+        if real.name in _consoles():
+            yield ("slots", index, "port"), f"is {real}, this machine's own console; no board is there"
+
+
+def _consoles() -> list[str]:
+    """The ttys that the kernel prints to (Documentation/ABI/testing/sysfs-tty)."""
+    try:
+        return Path("/sys/class/tty/console/active").read_text(encoding="ascii").split()
+    except OSError:
+        return []
 
 
 def _endpoint(endpoint: str, region: str) -> Iterator[_Problem]:

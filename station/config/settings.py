@@ -6,7 +6,7 @@ import hashlib
 import ipaddress
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, TypeAlias
@@ -14,8 +14,19 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, field_validator, model_validator
 
 from station.config.guards import refuse_mixing
-from station.config.loader import ConfigError, Document, FilePath, Model, Name, Strict, read, validate
-from station.config.slots import SlotSettings, SlotTimes
+from station.config.loader import ConfigError, Document, FilePath, Location, Model, Name, Strict, read, validate
+from station.config.slots import (
+    SLOTS_MAX,
+    ByProbe,
+    MapFile,
+    SlotSettings,
+    SlotTimes,
+    map_path,
+    map_problems,
+    place_problems,
+    placed,
+    refuse_doubles,
+)
 from station.config.tokens import Hsm, SealSettings
 from station.model import PERSON, KeyOrigin, KeyType, Product, Profile
 
@@ -87,7 +98,7 @@ class StationFile(Strict):
     simulate: bool
     state: FilePath
     runtime: FilePath
-    slots: Annotated[tuple[SlotSettings, ...], Field(max_length=64)]
+    slots: Annotated[tuple[SlotSettings, ...], Field(max_length=SLOTS_MAX)]
     hsm: Hsm
     ca: Ca
     seal: SealSettings | None = None
@@ -98,12 +109,7 @@ class StationFile(Strict):
     @field_validator("slots")
     @classmethod
     def _each_once(cls, slots: tuple[SlotSettings, ...]) -> tuple[SlotSettings, ...]:
-        if not slots:
-            raise ValueError("should name at least one slot")
-        for what, values in (("name", [slot.name for slot in slots]), ("port", [str(slot.port) for slot in slots])):
-            twice = {value for value in values if values.count(value) > 1}
-            if twice:
-                raise ValueError(f"two slots have the {what} {min(twice)!r}; each has its own")
+        refuse_doubles(slots)
         return slots
 
     @model_validator(mode="after")
@@ -192,6 +198,8 @@ def load(path: Path) -> Config:
     problems: list[str] = []
     documents: list[Document] = []
     station = _collect(path, StationFile, documents, problems)
+    if station is not None:
+        station = _with_map(station, path, documents, problems)
     products: dict[str, Product] = {}
     for file in _product_files(path.parent / "products", problems):
         found = _collect(file, ProductFile, documents, problems)
@@ -200,10 +208,43 @@ def load(path: Path) -> Config:
         if found.name != file.stem:
             problems.append(documents[-1].problem(("name",), f"is {found.name!r} in a file called {file.name!r}"))
         products[found.name] = found.product()
+    if station is not None:
+        problems += [documents[0].problem(*each) for each in _unknown_products(station, products)]
     if station is None or problems:
         raise ConfigError(problems)
     refuse_mixing(documents[0], station)
     return Config.model_construct(**dict(station), products=MappingProxyType(products), hash=_hash(documents))
+
+
+def load_slots(path: Path) -> tuple[SlotSettings, ...]:
+    """The slots of ``station.yaml`` as they stand there, without the slot map: what `station jig learn` begins with.
+
+    Raises:
+        ConfigError: as `load`, for this one file.
+    """
+    return validate(read(path), StationFile).slots
+
+
+def _with_map(station: StationFile, path: Path, documents: list[Document], problems: list[str]) -> StationFile:
+    """The settings with each slot in its place: what says none is looked up in the slot map beside the file."""
+    found = None
+    if map_path(path).exists():
+        found = _collect(map_path(path), MapFile, documents, problems)
+        if found is None:
+            return station
+        problems += [documents[-1].problem(*each) for each in map_problems(station.slots, found)]
+    slots = placed(station.slots, found)
+    problems += [documents[0].problem(*each) for each in place_problems(slots)]
+    return station.model_copy(update={"slots": slots})
+
+
+def _unknown_products(station: StationFile, products: Mapping[str, Product]) -> Iterator[tuple[Location, str]]:
+    for index, slot in enumerate(station.slots):
+        if isinstance(slot.presence, ByProbe) and slot.presence.product not in products:
+            yield (
+                ("slots", index, "presence", "product"),
+                f"no product is called {slot.presence.product!r}; there are {', '.join(products)}",
+            )
 
 
 def _collect(path: Path, model: type[Model], documents: list[Document], problems: list[str]) -> Model | None:

@@ -46,6 +46,10 @@ class Link:
         """The link itself."""
         return str(self.path)
 
+    def here(self) -> bool:
+        """Whether something is there now."""
+        return self._found
+
 
 class LinkFolders:
     """News (inotify) of the folders that hold links. A folder may come later, as udev's do with the first device.
@@ -76,6 +80,10 @@ class LinkFolders:
     def reconcile(self) -> None:
         """Watch folders that came by themselves."""
         self._arm()
+
+    def look(self) -> float | None:
+        """Nothing is ever due."""
+        return None
 
     def close(self) -> None:
         """Give the watches back."""

@@ -18,14 +18,17 @@ _RECONCILE_S: Final = 3.0  # news may be lost (a full socket, a suspended machin
 class Source(Protocol):
     """Where news come from."""
 
-    def fileno(self) -> int:
-        """Readable when there are news."""
+    def fileno(self) -> int | None:
+        """Readable when there are news; None for a source that only ever looks."""
 
     def read(self) -> None:
         """Take them. Never blocks."""
 
     def reconcile(self) -> None:
         """Find out what the news may have missed."""
+
+    def look(self) -> float | None:
+        """Do what is due without news; return in how many seconds there is more of it, None for nothing."""
 
     def close(self) -> None:
         """Give everything back."""
@@ -55,14 +58,17 @@ class Jig(threading.Thread):
             selector.register(self._wake, selectors.EVENT_READ)
             for source in self._sources:
                 parts.callback(source.close)
-                selector.register(source.fileno(), selectors.EVENT_READ, source)
+                if (handle := source.fileno()) is not None:
+                    selector.register(handle, selectors.EVENT_READ, source)
             reconcile_at = 0.0
             while not self._ending:
                 if time.monotonic() >= reconcile_at:
                     for source in self._sources:
                         source.reconcile()
                     reconcile_at = time.monotonic() + _RECONCILE_S
-                soon = [again for nest in self.nests if (again := nest.look()) is not None]
+                # Sources first: a nest looks at what its source found.
+                due = [source.look() for source in self._sources] + [nest.look() for nest in self.nests]
+                soon = [again for again in due if again is not None]
                 for key, _ in selector.select(min([reconcile_at - time.monotonic(), *soon])):
                     if key.data is not None:
                         key.data.read()
