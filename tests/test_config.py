@@ -203,16 +203,6 @@ def test_a_template_may_hold_the_serial_and_nothing_that_bites(sample: Path, key
     assert f"first_contact.{key}: should " in problems(sample)[0]
 
 
-@pytest.mark.parametrize("what", ["name", "port"])
-def test_two_slots_share_nothing(sample: Path, what: str) -> None:
-    def twice(values: dict[str, Any]) -> None:
-        first = values["slots"][0]
-        values["slots"].append({**first, "name": "2", "port": "/dev/b", what: first[what]})
-
-    change(sample, twice)
-    assert f"two slots have the {what}" in problems(sample)[0]
-
-
 class TestMixing:
     """One simulated part forbids a production CA, endpoint and port, and the other way round."""
 
@@ -234,7 +224,7 @@ class TestMixing:
         assert len(problems(sample, Fault.SIMULATION_MIXED)) == 2
 
     def test_a_pseudo_terminal_is_refused_in_production(self, sample: Path) -> None:
-        change(sample, lambda values: values["slots"][0].update(port="/dev/pts/3"))
+        change(sample, lambda values: values["slots"][0].update(usb=None, port="/dev/pts/3"))
         assert "is a pseudo terminal" in problems(sample, Fault.SIMULATION_MIXED)[0]
 
     def test_a_simulator_is_refused_in_production(self, sample: Path) -> None:
@@ -257,10 +247,13 @@ class TestMixing:
     def test_a_simulated_station_refuses_every_real_part_at_once(self, sample: Path) -> None:
         change(sample, lambda values: values.update(simulate=True))
         found = problems(sample, Fault.SIMULATION_MIXED)
-        assert [next(key for key in ("simulator", "endpoint", "certificate") if key in one) for one in found] == [
+        assert [
+            next(key for key in ("simulator", "endpoint", "certificate", "slots.0") if key in one) for one in found
+        ] == [
             "simulator",
             "endpoint",
             "certificate",
+            "slots.0",
         ]
 
     def test_a_certificate_file_that_is_not_there_is_a_plain_mistake(self, sample: Path) -> None:

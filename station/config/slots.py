@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -14,21 +15,20 @@ from station.config.loader import FilePath, Location, Name, Strict
 SLOTS_MAX = 64
 MAP_FILE = "jig.yaml"
 
+_LOCATION = re.compile(
+    r"(?P<location>[A-Za-z0-9][A-Za-z0-9:._-]*-usb-[0-9]+:[0-9]+(\.[0-9]+)*)(:[0-9]+\.[0-9]+)?(-port[0-9]+)?"
+)
 _LEARN = "`station jig list` prints what is plugged in, and `station jig learn` writes the right one"
 
 
 def _location(text: str) -> str:
     if text.startswith("/"):
         raise ValueError(f"should be a USB location such as pci-0000:00:14.0-usb-0:1.2, not a path; {_LEARN}")
-    head, usb, tail = text.rpartition("-usb-")
-    bus, colon, ports = tail.partition(":")
-    numbers = ports.split(".")
-    if ":" in ports and all(part.isdigit() for part in ports.replace(":", ".").split(".")):
-        raise ValueError(
-            f"holds an interface; say {head}{usb}{bus}:{ports.partition(':')[0]} here, and the interface by itself"
-        )
-    if not (head and usb and bus.isdigit() and colon and all(part.isdigit() for part in numbers)):
+    found = _LOCATION.fullmatch(text)
+    if found is None:
         raise ValueError(f"should be a USB location such as pci-0000:00:14.0-usb-0:1.2; {_LEARN}")
+    if found["location"] != text:
+        raise ValueError(f"holds an interface; say {found['location']} here, and the interface by itself")
     return text
 
 
