@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -18,7 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from station.faults import Fault, FaultError
+from station.hsm.keys import token_key
 from station.model import SERIAL, KeyType, PrivateKey, Product, Profile, PublicKey
+
+if TYPE_CHECKING:
+    from station.hsm.signers import Signers
 
 _MAX_CSR: Final = 16_384
 _MAX_FILE: Final = 65_536
@@ -144,6 +148,19 @@ class CertificateAuthority:
         _same_as_asked(leaf, public, number, (before, after))
         return self.chain(leaf)
 
+    def largest(self, product: Product) -> tuple[x509.Certificate, ...]:
+        """A chain as long as one of ``product`` can be, under a signature of zeros: to measure, never to leave.
+
+        The subject is as long as a serial may be, every number as long as it gets. No key signs anything.
+        """
+        subject = product.client_id.format(serial="S" * 64)[:64]
+        before, after = self._validity(product.profile)
+        builder = _profiled(_any_key(product.key_type), subject, product.profile, self._certificate)
+        builder = builder.serial_number(_NUMBERS[-1]).not_valid_before(before).not_valid_after(after)
+        blank = token_key(self._certificate.public_key(), cast("Signers", _Blank(self._certificate)))
+        made = builder.sign(blank, _algorithm(blank))
+        return self.chain(x509.load_der_x509_certificate(made.public_bytes(Encoding.DER)))
+
     def _validity(self, profile: Profile) -> tuple[datetime, datetime]:
         now = self._clock().replace(microsecond=0)
         before = max(now - timedelta(seconds=profile.backdate_s), self._certificate.not_valid_before_utc)
@@ -246,10 +263,13 @@ def _usage(*, encipherment: bool = False, authority: bool = False) -> x509.KeyUs
     )
 
 
+def _algorithm(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
+    return hashes.SHA384() if KeyType.of(key.public_key()) is KeyType.P384 else hashes.SHA256()
+
+
 def _signed(builder: x509.CertificateBuilder, key: PrivateKey, authority: x509.Certificate | None) -> x509.Certificate:
     """Sign, parse what came of it anew, and verify it: the builder would take any bytes for a signature (hsm.md)."""
-    algorithm = hashes.SHA384() if KeyType.of(key.public_key()) is KeyType.P384 else hashes.SHA256()
-    made = x509.load_der_x509_certificate(builder.sign(key, algorithm).public_bytes(Encoding.DER))
+    made = x509.load_der_x509_certificate(builder.sign(key, _algorithm(key)).public_bytes(Encoding.DER))
     try:
         made.verify_directly_issued_by(authority or made)
     except (InvalidSignature, ValueError, TypeError) as error:
@@ -257,6 +277,29 @@ def _signed(builder: x509.CertificateBuilder, key: PrivateKey, authority: x509.C
             Fault.CA_OUTPUT, f"what the token signed does not verify with the CA certificate ({type(error).__name__})"
         ) from error
     return made
+
+
+class _Blank:
+    """Signs with bytes as long as a signature of the CA's key can be."""
+
+    def __init__(self, authority: x509.Certificate) -> None:
+        key = authority.public_key()
+        size = (getattr(key, "key_size", 0) + 7) // 8
+        self._bytes = b"\xff" * size * (2 if isinstance(key, ec.EllipticCurvePublicKey) else 1)
+
+    def sign(self, _data: bytes, _mechanism: object) -> bytes:
+        return self._bytes
+
+
+def _any_key(key_type: KeyType) -> PublicKey:
+    """A public key of that type's size; for RSA one that has no private half, since making one takes seconds."""
+    match key_type:
+        case KeyType.P256:
+            return ec.generate_private_key(ec.SECP256R1()).public_key()
+        case KeyType.P384:
+            return ec.generate_private_key(ec.SECP384R1()).public_key()
+    bits = int(key_type.removeprefix("rsa"))
+    return rsa.RSAPublicNumbers(65_537, (1 << bits) - 1).public_key()
 
 
 def _same_as_asked(leaf: x509.Certificate, public: PublicKey, number: int, validity: tuple[datetime, datetime]) -> None:

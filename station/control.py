@@ -85,6 +85,12 @@ class Control:
         answer: list[dict[str, Any]] = self._ask("GET", f"/v1/units/{_quoted(serial)}")
         return answer
 
+    def transcript(self, serial: str, run: str | None = None) -> dict[str, Any]:
+        """What was said to and by a unit in one run, by default its last: ``run`` and ``entries``."""
+        chosen = f"?run={quote(run, safe='')}" if run else ""
+        answer: dict[str, Any] = self._ask("GET", f"/v1/units/{quote(serial, safe='')}/transcript{chosen}")
+        return answer
+
     def _ask(self, method: str, path: str, body: object = None, wait_s: float = 0.0) -> Any:
         connection = _UnixConnection(self._path, timeout_s=wait_s + 10.0)
         try:

@@ -14,14 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import entry_points, version
+from importlib.metadata import version
 from pathlib import Path
 from threading import Event, Thread
 
 import structlog
 
-from station import web
+from station import fit, web
 from station.aws import AwsCloud
+from station.boards import family
 from station.ca import CertificateAuthority, load_ca_certificate
 from station.config import Config
 from station.config.messages import Messages
@@ -31,7 +32,6 @@ from station.hsm.keys import token_key
 from station.hsm.pin import PinSource
 from station.hsm.signers import Signers
 from station.hsm.uri import KeyUri
-from station.interfaces import BoardDriver, ProbingDriver
 from station.jig import build_jig
 from station.lamps import Colour, Lamp, LampThread, LedLamp, TerminalLamp
 from station.ledger import Outbox, SqliteLedger
@@ -79,6 +79,7 @@ def run(config: Config) -> None:
 
 def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], Halt, StatusBoard]:
     """Build and start every part; ``parts`` stops them in the opposite order. Returns the threads to watch."""
+    fit.check(config)
     key = KeyUri.parse(config.hsm.key)
     ledger = SqliteLedger(
         config.state / "ledger.sqlite",
@@ -121,7 +122,7 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
         ledger,
         ledger,
         config.products,
-        driver,
+        lambda name: family(name).driver,
         config.operator,
         status,
         halt,
@@ -143,28 +144,14 @@ def _signers(config: Config, key: KeyUri) -> Signers:
     return Signers(key, pin, config.state / "pin-latch", processes=config.hsm.processes, timeout_s=config.hsm.timeout_s)
 
 
-def driver(name: str) -> BoardDriver:
-    """The board family of that name, loaded now.
-
-    Raises:
-        FaultError: `Fault.CONFIG` where no installed package names it.
-    """
-    found = entry_points(group="station.boards", name=name)
-    if not found:
-        known = ", ".join(sorted(entry_points(group="station.boards").names))
-        raise FaultError(Fault.CONFIG, f"no board driver is called {name!r}; installed are {known}")
-    loaded: BoardDriver = next(iter(found)).load()
-    return loaded
-
-
 def _prober(product: Product) -> Callable[[str], bool]:
     """What asks one board of a product, at a port, whether it is there."""
-    family = driver(product.driver)
-    if not isinstance(family, ProbingDriver):
+    probe = family(product.driver).probe
+    if probe is None:
         raise FaultError(
-            Fault.CONFIG, f"the driver {product.driver} (product {product.name}) cannot ask whether a board is there"
+            Fault.CONFIG, f"the family {product.driver} (product {product.name}) cannot ask whether a board is there"
         )
-    return lambda port: family.probe(port, product)
+    return lambda port: probe(port, product)
 
 
 def _lamps(settings: object, config: Config) -> list[Lamp]:

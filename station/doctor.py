@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
 from station.aws.policies import Judgement, judge
@@ -226,8 +225,9 @@ class Doctor:
         """Each slot's port may be opened, as far as that can be seen without a board in it."""
         plugged = 0
         for slot in self._config.slots:
-            port = Path(slot.port)
-            if port.exists():
+            # A USB location has a port only while a board is in it.
+            port = slot.port
+            if port is not None and port.exists():
                 plugged += 1
                 if not os.access(port, os.R_OK | os.W_OK):
                     text = f"slot {slot.name}: {port} may not be opened; is the user in its group (dialout)?"

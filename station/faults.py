@@ -126,6 +126,8 @@ class Fault(Enum):
     CLOCK_WRONG = "S625"
     DISK_LOW = "S626"
     CHECK_LATE = "S627"
+    PRODUCT_UNFIT = "S650"
+    NO_TRANSCRIPT = "S651"
     UNEXPECTED = "S999"
 
     @property

@@ -7,23 +7,13 @@ and returns or raises before its own deadline.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias
 
 from cryptography import x509
 
-from station.model import (
-    Call,
-    CertificateStatus,
-    Credentials,
-    Ending,
-    Enrollment,
-    Evidence,
-    Product,
-    Run,
-    StepRecord,
-    Unit,
-    WorkOrder,
-)
+from station.credentials import Credentials, Enrollment, Evidence
+from station.model import Call, CertificateStatus, Ending, Product, Run, StepRecord, Unit, WorkOrder
+from station.transcript import Transcript
 
 Dial: TypeAlias = Callable[[Call], Ending]
 
@@ -44,17 +34,23 @@ class Board(Protocol):
     def identify(self) -> Unit:
         """Ask the unit who it is. Cheap: it is asked again before INSTALL, in VERIFY and before CONNECT."""
 
+    def flash(self) -> None:
+        """Write the product's images and verify them. Asked only where the product has some."""
+
     def enroll(self, subject: str) -> Enrollment:
         """Make a fresh key pair (on the unit, or here where the product says so) and a CSR for CN=``subject``."""
 
     def install(self, credentials: Credentials) -> None:
-        """Store chain, server roots and (where the station made it) key in the unit, each piece checked."""
+        """Store chain, server roots and (where the station made it) key in the unit, each piece checked.
+
+        What does not fit the unit is refused with `Fault.PRODUCT_UNFIT` before anything is sent.
+        """
 
     def reset(self) -> None:
         """Restart the unit and wait until it answers again."""
 
     def inspect(self, nonce: bytes) -> Evidence:
-        """Read the chain back, and have the unit sign ``nonce`` (32 bytes) with the installed key."""
+        """Read back what the unit holds, and have it sign ``nonce`` (32 bytes) where the family can."""
 
     def dial(self, call: Call) -> Ending:
         """Make the unit connect by itself, and report how that ended."""
@@ -64,18 +60,13 @@ class Board(Protocol):
 
 
 class BoardDriver(Protocol):
-    """A family of boards; an entry point of the group ``station.boards`` names one."""
+    """What opens a board of one family, for one run."""
 
-    def __call__(self, port: str, product: Product, stop: Stop) -> Board:
-        """Open ``port`` for one run. Raises `Fault.PORT_DENIED` or `Fault.LIFTED`."""
+    def __call__(self, port: str, product: Product, stop: Stop, transcript: Transcript) -> Board:
+        """Open ``port``; all that passes there goes into ``transcript``, but secrets.
 
-
-@runtime_checkable
-class ProbingDriver(BoardDriver, Protocol):
-    """A family that can say whether a board is there, for fixtures in which the adapter stays and its port too."""
-
-    def probe(self, port: str, product: Product, /) -> bool:
-        """Ask at ``port``; return within a second, with the port closed. A port that is not there has no board."""
+        Raises `Fault.PORT_DENIED` or `Fault.LIFTED`.
+        """
 
 
 class Authority(Protocol):

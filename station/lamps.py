@@ -8,6 +8,7 @@
 | FAIL | red | steady |
 | ERROR | amber | double blink |
 | ABORTED | amber | steady |
+| PROVISIONED | green and blue | steady |
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ _RESULTS: Mapping[Outcome, Signal] = {
     Outcome.FAIL: Signal(frozenset({Colour.RED})),
     Outcome.ERROR: Signal(frozenset({Colour.AMBER}), Pattern.DOUBLE),
     Outcome.ABORTED: Signal(frozenset({Colour.AMBER})),
+    Outcome.PROVISIONED: Signal(frozenset({Colour.GREEN, Colour.BLUE})),
 }
 
 # Seconds on and off in turn. A double blink is two short flashes and a pause: told from the slow one at a glance.

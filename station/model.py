@@ -13,13 +13,15 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Final, TypeAlias
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from station.faults import Blame, Fault, FaultError
+from station.transcript import Transcript
 
 PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -61,11 +63,28 @@ class KeyOrigin(StrEnum):
     STATION = "station"
 
 
+class FirstContact(StrEnum):
+    """Who makes the first connection. NONE: nobody on the line can (the key is on the board, and it has no network)."""
+
+    STATION = "station"
+    BOARD = "board"
+    NONE = "none"
+
+
+class ChainForm(StrEnum):
+    """How a unit holds its chain: the leaf alone, leaf and CA in one text, or each in a place of its own."""
+
+    LEAF = "leaf"
+    LEAF_CA = "leaf+ca"
+    TWO_SLOTS = "leaf,ca"
+
+
 class Step(StrEnum):
-    """The steps of a run, in order. FLASH joins them with the first family that carries firmware."""
+    """The steps of a run, in order. FLASH only where the product ships firmware, CONNECT only where somebody can."""
 
     IDENTIFY = "identify"
     ADMIT = "admit"
+    FLASH = "flash"
     ENROLL = "enroll"
     ISSUE = "issue"
     INSTALL = "install"
@@ -80,6 +99,12 @@ class Outcome(StrEnum):
     FAIL = "FAIL"
     ERROR = "ERROR"
     ABORTED = "ABORTED"
+    PROVISIONED = "PROVISIONED"  # all done but first contact, where nobody on the line can make it
+
+    @property
+    def made(self) -> bool:
+        """Whether the unit leaves the line with its certificate: it fills its order, and is not made again."""
+        return self in {Outcome.PASS, Outcome.PROVISIONED}
 
     @classmethod
     def of(cls, fault: Fault) -> Outcome:
@@ -95,6 +120,15 @@ class OrderKind(StrEnum):
     PRODUCTION = "production"
     REWORK = "rework"
     GOLDEN = "golden"
+
+
+class KeyProof(StrEnum):
+    """How it is known that the unit holds the private key of its leaf; on record for each run."""
+
+    SIGNED = "signed"  # it signed a nonce
+    DIGEST = "digest"  # the key that the station made reads back by its SHA-256
+    DIALLED = "dialled"  # it connected by itself
+    UNPROVEN = "unproven"
 
 
 class CertificateStatus(StrEnum):
@@ -161,8 +195,20 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """One firmware image: its file, where it goes in the flash, and the lowercase hex SHA-256 that was reviewed."""
+
+    file: Path
+    offset: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Product:
-    """A model of board: its driver, its key, its certificate profile, and how it meets the cloud."""
+    """A model of board: its driver, its key, its certificate profile, and how it meets the cloud.
+
+    ``options`` are the family's own settings, of the type that the family named.
+    """
 
     name: str
     driver: str
@@ -174,6 +220,10 @@ class Product:
     topic: str = "{serial}/hello"
     baud: int = 115_200
     firmware: str | None = None
+    chain_form: ChainForm = ChainForm.LEAF_CA
+    first_contact: FirstContact = FirstContact.BOARD
+    images: tuple[Image, ...] = ()
+    options: Any = field(default=None, compare=False)
 
     def client_id_of(self, unit: Unit) -> str:
         """The MQTT client id of ``unit``; also its thing name."""
@@ -216,52 +266,6 @@ class WorkOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class Enrollment:
-    """A CSR (DER), and the private key where the station made it."""
-
-    csr: bytes
-    private_key: PrivateKey | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What a unit gets: the chain, leaf first, and the key where the station made it.
-
-    ``server_roots`` are the PEM roots by which the unit shall know the cloud.
-    """
-
-    chain: tuple[x509.Certificate, ...]
-    server_roots: bytes
-    private_key: PrivateKey | None = field(default=None, repr=False)
-
-    @property
-    def leaf(self) -> x509.Certificate:
-        """The unit's own certificate."""
-        return self.chain[0]
-
-    @property
-    def chain_pem(self) -> bytes:
-        """The chain as PEM, leaf first, LF line ends: the very bytes to install and to read back."""
-        return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in self.chain)
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What a unit holds after its reset: the chain's bytes as read back, and its signature over the nonce.
-
-    ``proof`` is over `possession_message`: ECDSA (DER) or PKCS #1 v1.5, with SHA-256.
-    """
-
-    chain_pem: bytes
-    proof: bytes
-
-
-def possession_message(nonce: bytes) -> bytes:
-    """The bytes a unit signs to prove its key: prefixed, so that no nonce can be a CSR or a TLS transcript."""
-    return b"station possession v1\n" + nonce
-
-
-@dataclass(frozen=True, slots=True)
 class Call:
     """One dial to AWS IoT. ``hold`` stays connected for ``hold_s`` instead of publishing, to see who else is there."""
 
@@ -296,13 +300,17 @@ class Run:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     unit: Unit | None = None
     number: int | None = None
+    key_proof: KeyProof | None = None
+    transcript: Transcript = field(default_factory=Transcript, repr=False)
     steps: list[StepRecord] = field(default_factory=list)
     fault: FaultError | None = None
 
     @property
     def outcome(self) -> Outcome:
-        """PASS where no fault was noted, else by the fault's blame."""
-        return Outcome.PASS if self.fault is None else Outcome.of(self.fault.fault)
+        """PASS (or PROVISIONED, where the product knows no first contact) without a fault, else by its blame."""
+        if self.fault is not None:
+            return Outcome.of(self.fault.fault)
+        return Outcome.PROVISIONED if self.product.first_contact is FirstContact.NONE else Outcome.PASS
 
     def known_unit(self) -> Unit:
         """The unit, for the steps that come after IDENTIFY."""

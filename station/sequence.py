@@ -10,24 +10,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from station.credentials import Credentials, Enrollment, examine
 from station.faults import Fault, FaultError
 from station.interfaces import Authority, Board, Cloud, Dial, Ledger, Stop
 from station.model import (
     CertificateStatus,
-    Credentials,
     Ending,
-    Enrollment,
-    Evidence,
+    FirstContact,
+    KeyProof,
     PublicKey,
     Run,
     Step,
     StepRecord,
     key_id,
-    possession_message,
 )
 
 _USABLE = {None, CertificateStatus.ACTIVE, CertificateStatus.PENDING_ACTIVATION}
@@ -43,7 +41,7 @@ class Line:
 
 
 def provision(run: Run, board: Board, line: Line, stop: Stop, tell: Callable[[Run, Step], None]) -> None:
-    """Take one unit from plugged in to acknowledged by AWS IoT.
+    """Take one unit from plugged in to acknowledged by AWS IoT (or to VERIFY, where nobody on the line can connect).
 
     Returns where the unit may be called good; the caller closes the run, and only then shows green.
 
@@ -78,12 +76,19 @@ def provision(run: Run, board: Board, line: Line, stop: Stop, tell: Callable[[Ru
         line.ledger.admit(run)
         call = line.cloud.call(unit, run.product)
 
+    if run.product.images:
+        with step(Step.FLASH):
+            board.flash()
+
     with step(Step.ENROLL):
         enrollment = board.enroll(call.client_id)
 
     with step(Step.ISSUE):
         credentials = Credentials(
-            _certify(run, enrollment, call.client_id, line), line.cloud.server_roots, enrollment.private_key
+            _certify(run, enrollment, call.client_id, line),
+            line.cloud.server_roots,
+            enrollment.private_key,
+            run.product.chain_form,
         )
 
     with step(Step.INSTALL):
@@ -94,18 +99,32 @@ def provision(run: Run, board: Board, line: Line, stop: Stop, tell: Callable[[Ru
         board.reset()
         _same_unit(run, board)
         nonce = secrets.token_bytes(32)
-        _holds(board.inspect(nonce), credentials, nonce)
+        run.key_proof = examine(board.inspect(nonce), credentials, nonce)
+        if run.key_proof is KeyProof.UNPROVEN and run.product.first_contact is FirstContact.STATION:
+            raise FaultError(Fault.KEY_UNPROVEN, "the board shows nothing of the key that was installed in it")
+
+    if run.product.first_contact is FirstContact.NONE:
+        return
 
     with step(Step.CONNECT):
         _same_unit(run, board)
-        dial: Dial = board.dial if enrollment.private_key is None else lambda c: line.cloud.dial(credentials, c)
-        fresh = line.cloud.status(credentials.leaf) is None
-        accepted = dial(call) is Ending.ACKNOWLEDGED
-        if accepted and fresh:
-            raise FaultError(Fault.FIRST_CONNECT_ACCEPTED, f"client id {call.client_id}")
-        if not accepted:
-            line.cloud.wait_active(credentials.leaf, call, dial, stop)
-            line.cloud.wait_accepted(credentials.leaf, call, dial, stop)
+        _connect(run, board, credentials, line, stop)
+
+
+def _connect(run: Run, board: Board, credentials: Credentials, line: Line, stop: Stop) -> None:
+    """Make first contact: dropped, registered, activated, accepted."""
+    call = line.cloud.call(run.known_unit(), run.product)
+    by_board = run.product.first_contact is FirstContact.BOARD
+    dial: Dial = board.dial if by_board else lambda c: line.cloud.dial(credentials, c)
+    fresh = line.cloud.status(credentials.leaf) is None
+    accepted = dial(call) is Ending.ACKNOWLEDGED
+    if accepted and fresh:
+        raise FaultError(Fault.FIRST_CONNECT_ACCEPTED, f"client id {call.client_id}")
+    if not accepted:
+        line.cloud.wait_active(credentials.leaf, call, dial, stop)
+        line.cloud.wait_accepted(credentials.leaf, call, dial, stop)
+    if by_board and run.key_proof is KeyProof.UNPROVEN:
+        run.key_proof = KeyProof.DIALLED
 
 
 def _certify(run: Run, enrollment: Enrollment, subject: str, line: Line) -> tuple[x509.Certificate, ...]:
@@ -140,28 +159,3 @@ def _same_unit(run: Run, board: Board) -> None:
     known = run.known_unit()
     if (unit.serial, unit.chip_id) != (known.serial, known.chip_id):
         raise FaultError(Fault.SWAPPED, f"{known.serial} was in the slot, now it is {unit.serial}")
-
-
-def _holds(evidence: Evidence, credentials: Credentials, nonce: bytes) -> None:
-    """The unit kept the very bytes over its reset, and signs with the key that the leaf names."""
-    if not evidence.chain_pem:
-        raise FaultError(Fault.NOT_PERSISTENT, "no chain is left after the reset")
-    if evidence.chain_pem != credentials.chain_pem:
-        raise FaultError(Fault.READBACK_DIFFERS, _difference(evidence.chain_pem, credentials.chain_pem))
-    key, message = credentials.leaf.public_key(), possession_message(nonce)
-    try:
-        match key:
-            case ec.EllipticCurvePublicKey():
-                key.verify(evidence.proof, message, ec.ECDSA(hashes.SHA256()))
-            case rsa.RSAPublicKey():
-                key.verify(evidence.proof, message, padding.PKCS1v15(), hashes.SHA256())
-            case _:
-                raise FaultError(Fault.KEY_TYPE, f"the leaf holds a {type(key).__name__}")
-    except InvalidSignature as error:
-        raise FaultError(Fault.KEY_UNPROVEN, "the signature over the nonce is not by the leaf's key") from error
-
-
-def _difference(got: bytes, sent: bytes) -> str:
-    """Where two texts part, for the engineer: an offset and two lengths, never the content."""
-    offset = next((i for i, (a, b) in enumerate(zip(got, sent, strict=False)) if a != b), min(len(got), len(sent)))
-    return f"sent {len(sent)} bytes, read {len(got)}; they differ from byte {offset} on"

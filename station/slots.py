@@ -164,7 +164,8 @@ class Slot(threading.Thread):
     def _attempt(self, run: Run) -> None:
         stop = RunStop(self._presence, self._bench.halt, self._tick)
         try:
-            board = self._bench.driver(run.product.driver)(self._nest.ready(stop), run.product, stop)
+            driver = self._bench.driver(run.product.driver)
+            board = driver(self._nest.ready(stop), run.product, stop, run.transcript)
             try:
                 provision(run, board, self._bench.line, stop, self._tell)
             finally:
@@ -216,7 +217,7 @@ class Slot(threading.Thread):
             run.order.number,
             run.unit.serial if run.unit else None,
             run.steps[-1].step if run.steps else None,
-            Outcome.PASS if fault is None else Outcome.of(fault.fault),
+            run.outcome if fault is None else Outcome.of(fault.fault),
             fault.fault if fault else None,
             fault.detail if fault else "",
         )

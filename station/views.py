@@ -11,12 +11,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from station.config.messages import Messages
-from station.faults import Fault
+from station.family import Family, Limits
+from station.faults import Fault, printable
 
 if TYPE_CHECKING:
     from station.doctor import Finding
 
-_STYLES = {"PASS": "green", "FAIL": "red", "ERROR": "yellow", "ABORTED": "yellow", "running": "blue"}
+_STYLES = {
+    "PASS": "green",
+    "FAIL": "red",
+    "ERROR": "yellow",
+    "ABORTED": "yellow",
+    "PROVISIONED": "cyan",
+    "running": "blue",
+}
 
 
 def print_status(status: dict[str, Any]) -> None:
@@ -88,12 +96,50 @@ def print_unit(serial: str, runs: list[dict[str, Any]]) -> None:
                 console.print(f"  {name:<12} {escape(str(run[name]))}")
         for certificate in run["certificates"]:
             console.print(f"  certificate  {certificate['number']}  {certificate['certificate_id'] or 'never issued'}")
+        if run["key_proof"]:
+            console.print(f"  {'key':<12} {run['key_proof']}")
         for step in run["steps"]:
             console.print(f"  {step['step']:<12} {step['duration_ms']:>8.1f} ms  {step['fault'] or ''}")
         if run["fault"]:
             console.print(
                 f"  {run['fault']} {messages.title(Fault(run['fault']))}: {escape(run['detail'])}", style="red"
             )
+
+
+def print_transcript(found: dict[str, Any]) -> None:
+    """A line for each line that passed; what a terminal would obey is shown, not obeyed."""
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"run {escape(found['run'])}", style="bold")
+    for entry in found["entries"]:
+        for line in entry["text"].splitlines() or [""]:
+            console.print(f"{entry['ms']:>8} ms {entry['way']} {escape(printable(line, 4096))}")
+
+
+def print_families(families: Iterable[tuple[str, Family]]) -> None:
+    """Each board family with what its firmware can hold, by default options."""
+    table = Table("family", "keys by the board", "keys by the station", "chain", "dials", "holds", box=None)
+    for name, family in families:
+        limits = family.limits(family.options.model_construct())
+        table.add_row(
+            name,
+            ", ".join(sorted(limits.board_keys)) or "-",
+            ", ".join(sorted(limits.station_keys)) or "-",
+            " or ".join(sorted(limits.forms)),
+            "yes" if limits.dials else "no",
+            _held(limits),
+        )
+    Console(soft_wrap=True).print(table)
+
+
+def _held(limits: Limits) -> str:
+    words = []
+    if limits.place_bytes is not None:
+        words.append(f"{limits.place_bytes} bytes of {'DER' if limits.der else 'PEM'}")
+    if limits.certificate_bytes is not None:
+        words.append(f"certificates up to {limits.certificate_bytes} bytes (DER)")
+    if limits.lifted_by:
+        words.append(f"lifted by {limits.lifted_by}")
+    return escape("; ".join(words)) or "no known limit"
 
 
 def _slot_row(slot: dict[str, Any]) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from station.control import short_path
 from station.faults import Fault, FaultError
 from station.model import NAME, PERSON, SERIAL, OrderKind, WorkOrder
 from station.status import StatusBoard
+from station.transcript import Entry
 
 _MAX_BODY = 65_536
 _MAX_WAIT_S = 30.0
@@ -35,6 +36,9 @@ _MAX_WAIT_S = 30.0
 
 class Record(Protocol):
     """What the API reads and writes in the ledger; values are dataclasses."""
+
+    def transcript(self, serial: str, run: str | None = None) -> tuple[str, list[Entry]] | None:
+        """A run's id and its exchange with the board."""
 
     def add_order(self, order: WorkOrder, by: str) -> None:
         """Open a work order."""
@@ -155,6 +159,10 @@ def _named(request: Request, key: str, alphabet: re.Pattern[str]) -> str:
     return value
 
 
+def _said(entry: Entry) -> dict[str, Any]:
+    return {"ms": entry.ms, "way": entry.way.value, "text": entry.data.decode("latin-1")}
+
+
 def application(status: StatusBoard, record: Record, products: frozenset[str]) -> Starlette:
     """The API over what the station does now and what is on record; orders are taken for ``products`` only."""
 
@@ -186,12 +194,20 @@ def application(status: StatusBoard, record: Record, products: frozenset[str]) -
         history = await run_in_threadpool(record.unit_history, _named(request, "serial", SERIAL))
         return _Json([asdict(run) for run in history])
 
+    async def get_transcript(request: Request) -> Response:
+        serial, run = _named(request, "serial", SERIAL), request.query_params.get("run")
+        found = await run_in_threadpool(record.transcript, serial, run)
+        if found is None:
+            raise FaultError(Fault.NO_TRANSCRIPT, f"no transcript of {serial} is on record")
+        return _Json({"run": found[0], "entries": [_said(entry) for entry in found[1]]})
+
     return Starlette(
         routes=[
             Route("/v1/status", get_status),
             Route("/v1/orders", get_orders),
             Route("/v1/orders", post_order, methods=["POST"]),
             Route("/v1/orders/{number:path}/close", close_order, methods=["POST"]),
+            Route("/v1/units/{serial}/transcript", get_transcript),
             Route("/v1/units/{serial:path}", get_unit),
         ],
         exception_handlers={FaultError: _on_fault, HTTPException: _on_http, Exception: _on_mistake},

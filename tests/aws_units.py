@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from station.aws import AwsCloud, Registry
+from station.credentials import Credentials
 from station.faults import Fault, FaultError
 from station.jig import Presence
-from station.model import Call, CertificateStatus, Credentials, KeyOrigin, KeyType, Product, Profile, Unit
+from station.model import Call, CertificateStatus, KeyOrigin, KeyType, Product, Profile, Unit
 from station.slots import Halt, RunStop
 
 PRODUCT = Product("sensor-b", "console", "demo-board", KeyType.P256, KeyOrigin.STATION, Profile(365, 60))

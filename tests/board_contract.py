@@ -5,33 +5,25 @@ The sequence relies on nothing else. See ``docs/new-board.md`` and ``interfaces.
 
 from __future__ import annotations
 
+import base64
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from test_ca import NUMBER, make_key, make_root, product
 
 from station.ca import CertificateAuthority
+from station.credentials import Credentials, Enrollment, examine
 from station.faults import Fault, FaultError
 from station.interfaces import Board, BoardDriver
-from station.model import (
-    Call,
-    Credentials,
-    Ending,
-    Enrollment,
-    KeyOrigin,
-    KeyType,
-    Product,
-    possession_message,
-)
+from station.model import Call, ChainForm, Ending, FirstContact, KeyOrigin, KeyProof, KeyType, Product
+from station.transcript import Transcript
 
 
 class Stop:
@@ -55,14 +47,20 @@ Open = Callable[[Product], Board]
 
 
 class BoardContract:
-    """Subclass it, and give the two below."""
+    """Subclass it, and give `driver` and `port`; and the others where your family is otherwise."""
 
-    driver: BoardDriver
+    driver: ClassVar[BoardDriver]
     model = "demo-board"
+    serial, chip = "SN-1", "CHIP-1"
+    keys: ClassVar = [(origin, kind) for origin in KeyOrigin for kind in (KeyType.P256, KeyType.P384, KeyType.RSA2048)]
+    form = ChainForm.LEAF_CA
+    options: Any = None
+    dials = True
+    proof = KeyProof.SIGNED  # how the family shows its key
 
     @pytest.fixture
     def port(self) -> str:
-        """The port of a good board of `model` with serial SN-1 and chip id CHIP-1, plugged in for this test."""
+        """The port of a good board of `model`, `serial` and `chip`, plugged in for this test."""
         raise AssertionError("a family says how its boards are plugged in")
 
     @pytest.fixture
@@ -70,55 +68,81 @@ class BoardContract:
         return Stop()
 
     @pytest.fixture
-    def open_board(self, port: str, stop: Stop) -> Iterator[Open]:
+    def transcript(self) -> Transcript:
+        return Transcript()
+
+    @pytest.fixture
+    def open_board(self, port: str, stop: Stop, transcript: Transcript) -> Iterator[Open]:
         opened: list[Board] = []
 
         def open_it(made: Product) -> Board:
-            opened.append(type(self).driver(port, made, stop))
+            opened.append(type(self).driver(port, made, stop, transcript))
             return opened[-1]
 
         yield open_it
         for board in opened:
             board.close()
 
-    def product(self, key_type: KeyType = KeyType.P256, origin: KeyOrigin = KeyOrigin.BOARD) -> Product:
-        return replace(product(key_type), key_origin=origin, model=self.model)
+    def product(self, key_type: KeyType | None = None, origin: KeyOrigin | None = None) -> Product:
+        first_origin, first_type = self.keys[0]
+        by_board = (origin or first_origin) is KeyOrigin.BOARD
+        return replace(
+            product(key_type or first_type),
+            key_origin=origin or first_origin,
+            model=self.model,
+            chain_form=self.form,
+            options=self.options,
+            first_contact=FirstContact.BOARD if by_board and self.dials else FirstContact.STATION,
+        )
 
-    def certified(self, enrollment: Enrollment, key_type: KeyType = KeyType.P256) -> Credentials:
+    def certified(self, enrollment: Enrollment, made: Product | None = None) -> Credentials:
         """Credentials as the line makes them, from a CA of the test's own."""
         key = make_key(KeyType.P256)
         root = make_root(key, since=datetime.now(UTC) - timedelta(days=1))
-        chain = CertificateAuthority(root, key).issue(enrollment.csr, "SN-1", self.product(key_type), NUMBER)
-        return Credentials(chain, root.public_bytes(Encoding.PEM), enrollment.private_key)
+        chain = CertificateAuthority(root, key).issue(enrollment.csr, "SN-1", made or self.product(), NUMBER)
+        return Credentials(chain, root.public_bytes(Encoding.PEM), enrollment.private_key, self.form)
 
     def test_a_board_says_who_it_is_as_often_as_it_is_asked(self, open_board: Open) -> None:
         board = open_board(self.product())
         first = board.identify()
-        assert (first.serial, first.chip_id, first.model) == ("SN-1", "CHIP-1", self.model)
+        assert (first.serial, first.chip_id, first.model) == (self.serial, self.chip, self.model)
         assert board.identify() == first
 
-    @pytest.mark.parametrize("key_type", [KeyType.P256, KeyType.P384, KeyType.RSA2048])
-    @pytest.mark.parametrize("origin", KeyOrigin)
-    def test_what_was_installed_is_there_after_a_reset_and_its_key_signs(
-        self, open_board: Open, key_type: KeyType, origin: KeyOrigin
+    def test_what_was_installed_is_there_after_a_reset_and_its_key_is_shown(
+        self, open_board: Open, origin: KeyOrigin, key_type: KeyType, transcript: Transcript
     ) -> None:
-        board = open_board(self.product(key_type, origin))
+        made = self.product(key_type, origin)
+        board = open_board(made)
         board.identify()
         enrollment = board.enroll("SN-1")
         assert (enrollment.private_key is None) is (origin is KeyOrigin.BOARD)
-        credentials = self.certified(enrollment, key_type)
+        credentials = self.certified(enrollment, made)
         board.install(credentials)
         board.reset()
-        assert board.identify().serial == "SN-1"
+        assert board.identify().serial == self.serial
         nonce = secrets.token_bytes(32)
         evidence = board.inspect(nonce)
-        assert evidence.chain_pem == credentials.chain_pem
-        key, message = credentials.leaf.public_key(), possession_message(nonce)
-        if isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(evidence.proof, message, ec.ECDSA(hashes.SHA256()))
-        else:
-            assert isinstance(key, rsa.RSAPublicKey)
-            key.verify(evidence.proof, message, padding.PKCS1v15(), hashes.SHA256())
+        assert examine(evidence, credentials, nonce) is self.proof
+        other = replace(credentials, chain=(credentials.chain[1], credentials.chain[1]))
+        with pytest.raises(FaultError):
+            examine(evidence, other, nonce)
+        if enrollment.private_key is not None:
+            self.nothing_of_the_key_is_in(transcript, credentials)
+
+    def nothing_of_the_key_is_in(self, transcript: Transcript, credentials: Credentials) -> None:
+        """Neither as PEM nor as DER, in base64 cut anywhere, or as it is."""
+        said = b"".join(entry.data for entry in transcript.entries())
+        der = credentials.key_text(der=True)
+        lines = credentials.key_text().splitlines()[1:-1]
+        pieces = [*lines, *(base64.b64encode(der[at:])[:40] for at in range(3)), der[-40:]]
+        for piece in pieces:
+            assert piece not in said
+            assert base64.b64encode(piece)[4:-4] not in said
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """The key types and origins that the family names."""
+        if "key_type" in metafunc.fixturenames:
+            metafunc.parametrize(("origin", "key_type"), self.keys)
 
     def test_a_csr_is_for_the_subject_that_was_asked(self, open_board: Open) -> None:
         board = open_board(self.product())
@@ -136,9 +160,11 @@ class BoardContract:
     def test_a_board_that_holds_nothing_says_so(self, open_board: Open) -> None:
         board = open_board(self.product())
         board.identify()
-        assert board.inspect(secrets.token_bytes(32)).chain_pem == b""
+        assert not any(held.value for held in board.inspect(secrets.token_bytes(32)).chain)
 
     def test_a_dial_that_reaches_nobody_is_reported_not_raised(self, open_board: Open) -> None:
+        if not self.dials:
+            pytest.skip("boards of this family cannot dial")
         board = open_board(self.product())
         board.identify()
         board.install(self.certified(board.enroll("SN-1")))

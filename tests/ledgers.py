@@ -27,6 +27,7 @@ from station.ledger import SqliteLedger
 from station.ledger.store import migrate
 from station.model import (
     KeyOrigin,
+    KeyProof,
     KeyType,
     OrderKind,
     Product,
@@ -125,9 +126,12 @@ def end(ledger: SqliteLedger, run: Run, fault: Fault | None = None, detail: str 
     ledger.close(run)
 
 
-def whole_run(ledger: SqliteLedger, of: Unit, key_name: str = "", fault: Fault | None = None) -> Run:
+def whole_run(
+    ledger: SqliteLedger, of: Unit, key_name: str = "", fault: Fault | None = None, key_proof: KeyProof | None = None
+) -> Run:
     """From open to close, with every step noted."""
     run = admitted(ledger, of)
+    run.key_proof = key_proof
     note(ledger, run, Step.IDENTIFY)
     note(ledger, run, Step.ADMIT)
     certify(ledger, run, key_name or of.serial)

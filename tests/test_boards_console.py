@@ -13,6 +13,7 @@ import pytest
 from board_contract import BoardContract, Stop
 from hypothesis import given
 from hypothesis import strategies as st
+from replay import replayed
 from scripted_board import HELLO, Answer, ScriptedBoard, frame
 from test_ca import product
 
@@ -21,6 +22,7 @@ from station.boards.frames import LINE_MAX, Splitter, encode, replies
 from station.faults import Fault, FaultError
 from station.model import Call, Ending, Unit
 from station.sim.jig import SimJig
+from station.transcript import Transcript
 
 
 class TestContract(BoardContract):
@@ -63,7 +65,7 @@ def play(stop: Stop) -> Iterator[Play]:
 
     def start(answer: Answer) -> tuple[ConsoleBoard, ScriptedBoard]:
         board = ScriptedBoard(answer)
-        played.append((ConsoleBoard(board.port, product(), stop), board))
+        played.append((ConsoleBoard(board.port, product(), stop, Transcript()), board))
         return played[-1]
 
     yield start
@@ -285,9 +287,9 @@ def test_a_stop_is_heard_within_a_blink_while_a_board_is_silent(play: Play, stop
 
 def test_what_is_no_port_is_denied_and_what_is_not_there_is_a_lift(tmp_path: Path, stop: Stop) -> None:
     (tmp_path / "file").write_text("")
-    refusal(lambda: ConsoleBoard(str(tmp_path / "file"), product(), stop), Fault.PORT_DENIED)
-    refusal(lambda: ConsoleBoard(str(tmp_path), product(), stop), Fault.PORT_DENIED)
-    refusal(lambda: ConsoleBoard(str(tmp_path / "none"), product(), stop), Fault.LIFTED)
+    refusal(lambda: ConsoleBoard(str(tmp_path / "file"), product(), stop, Transcript()), Fault.PORT_DENIED)
+    refusal(lambda: ConsoleBoard(str(tmp_path), product(), stop, Transcript()), Fault.PORT_DENIED)
+    refusal(lambda: ConsoleBoard(str(tmp_path / "none"), product(), stop, Transcript()), Fault.LIFTED)
 
 
 VALUES = st.dictionaries(
@@ -332,10 +334,19 @@ def test_a_value_that_the_wire_cannot_carry_is_not_sent_and_not_told() -> None:
 
 def test_a_real_tty_of_another_process_is_denied(stop: Stop) -> None:
     master, slave = os.openpty()
-    first = ConsoleBoard(os.ttyname(slave), product(), stop)
+    first = ConsoleBoard(os.ttyname(slave), product(), stop, Transcript())
     try:
-        refusal(lambda: ConsoleBoard(os.ttyname(slave), product(), stop), Fault.PORT_DENIED)
+        refusal(lambda: ConsoleBoard(os.ttyname(slave), product(), stop, Transcript()), Fault.PORT_DENIED)
     finally:
         first.close()
         os.close(slave)
         os.close(master)
+
+
+def test_a_talk_played_back_ends_as_it_did(tmp_path: Path, stop: Stop) -> None:
+    talk = Transcript()
+    with SimJig(tmp_path) as jig:
+        jig.plug(tmp_path / "port", serial="SN-1", chip="CHIP-1", model="demo-board", faults=("half-reply",))
+        refusal(ConsoleBoard(str(tmp_path / "port"), product(), stop, talk).identify, Fault.UNIT_SILENT)
+    with replayed(talk.entries()) as port:
+        refusal(ConsoleBoard(port, product(), stop, Transcript()).identify, Fault.UNIT_SILENT)

@@ -7,11 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from station.cli import _parser, main, parsing
+from station.model import KeyType
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,12 +90,13 @@ def test_wrong_usage_is_exit_2() -> None:
 @pytest.fixture
 def settings(tmp_path: Path) -> Path:
     """Settings that are right, of a station that does not run."""
-    from test_config import make_ca
+    from test_ca import make_key, make_root
 
     for name in ("station.yaml", "amazon-roots.pem", "products/console-board-key.yaml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / "config" / name).read_bytes())
-    make_ca(tmp_path / "ca.pem", "Example Device CA")
+    root = make_root(make_key(KeyType.P256), since=datetime.now(UTC), days=7300)
+    (tmp_path / "ca.pem").write_bytes(root.public_bytes(Encoding.PEM))
     file = tmp_path / "station.yaml"
     text = file.read_text().replace("/run/station", str(tmp_path)).replace("/var/lib/station", str(tmp_path))
     file.write_text(text)

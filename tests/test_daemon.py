@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from whole_line import MakeStation
 
-from station.daemon import driver
+from station.boards import family
 from station.faults import Fault, FaultError
 from station.sim.jig import SimJig
 from station.sim.line import Provider, Station, wait_for
@@ -56,8 +56,8 @@ def test_a_systemd_that_does_not_listen_stops_nothing(make_station: MakeStation,
 
 
 def test_a_board_family_that_nobody_installed_is_named() -> None:
-    with pytest.raises(FaultError, match="no board driver is called 'toaster'; installed are console") as error:
-        driver("toaster")
+    with pytest.raises(FaultError, match="no board family is called 'toaster'; installed are console") as error:
+        family("toaster")
     assert error.value.fault is Fault.CONFIG
 
 
@@ -173,7 +173,7 @@ def test_watch_and_unit_and_status_show_a_run(
     watching.stdout.close()
     watching.wait()
     assert any("running  SN-7  enroll" in line for line in lines)
-    assert "U121 The board stored something else (sent" in lines[-1]
+    assert "U121 The board stored something else (the chain: sent" in lines[-1]
     shown = station.run("unit", "SN-7")
     assert "SN-7: 1 run(s)" in shown
     assert "U121 The board stored something else" in shown

@@ -36,6 +36,7 @@ from station.faults import Fault, FaultError
 from station.interfaces import Ledger, OrderBook
 from station.ledger import Outbox, SqliteLedger, anchors, orders
 from station.ledger.schema import metadata, restorations
+from station.model import KeyProof
 
 RECORD = [table for table in metadata.sorted_tables if not table.name.startswith("live_")]
 
@@ -56,7 +57,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger.add_order(production(), "linh")
     ledger.close_order("WO-1", "linh")
     ledger.add_order(production("WO-2"), "linh")
-    whole_run(ledger, unit("SN-1"))
+    whole_run(ledger, unit("SN-1"), key_proof=KeyProof.SIGNED)
     ledger.add_order(rework("RW-1", "SN-1"), "linh")
     whole_run(ledger, unit("SN-1"), "another key")
     tries = []

@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from station.credentials import Enrollment
 from station.faults import Blame, Fault, FaultError, printable
 from station.model import (
-    Enrollment,
     KeyOrigin,
     KeyType,
     OrderKind,

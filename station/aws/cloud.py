@@ -15,9 +15,10 @@ from cryptography import x509
 from station.aws import contact
 from station.aws.calls import Pauses
 from station.aws.registry import Registered, Registry
+from station.credentials import Credentials
 from station.faults import Fault, FaultError
 from station.interfaces import Dial, Stop
-from station.model import Call, CertificateStatus, Credentials, Ending, Product, Unit, certificate_id
+from station.model import Call, CertificateStatus, Ending, Product, Unit, certificate_id
 
 if TYPE_CHECKING:
     from station.config.settings import Aws

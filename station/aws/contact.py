@@ -15,12 +15,12 @@ from typing import Final
 
 import paho.mqtt.client as mqtt
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
+from station.credentials import Credentials
 from station.faults import Fault, FaultError
-from station.model import Call, Credentials, Ending, PrivateKey
+from station.model import Call, Ending
 
 _ALPN: Final = "x-amzn-mqtt-ca"  # AWS IoT developer guide, "Device communication protocols": MQTT on port 443
 _TURN_S: Final = 0.02
@@ -181,8 +181,8 @@ class _Contact:
 
 
 def _context(credentials: Credentials, endpoint: str, *, alpn: bool) -> ssl.SSLContext:
-    """TLS as the unit would speak it: 1.2 at least, our roots alone, the leaf and its CA sent."""
-    key = _complete(credentials, endpoint)
+    """TLS as the unit would speak it: 1.2 at least, our roots alone, and what it holds of the chain sent."""
+    _complete(credentials, endpoint)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
@@ -191,20 +191,20 @@ def _context(credentials: Credentials, endpoint: str, *, alpn: bool) -> ssl.SSLC
         raise FaultError(Fault.CLOUD_UNTRUSTED, f"the server roots are not readable: {error}") from error
     if alpn:
         context.set_alpn_protocols([_ALPN])
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     # ssl loads keys from files only; this one is memory, has no name, and is gone when it is closed.
     handle = os.memfd_create("credentials", os.MFD_CLOEXEC)
     with os.fdopen(handle, "wb") as file:
-        file.write(credentials.chain_pem + pem)
+        file.write(credentials.chain_pem + credentials.key_text())
         file.flush()
         context.load_cert_chain(f"/proc/self/fd/{handle}")
     return context
 
 
-def _complete(credentials: Credentials, endpoint: str) -> PrivateKey:
-    """The leaf's key; all that AWS IoT needs to know the account and the CA by is there: SNI, leaf, CA, in this order.
+def _complete(credentials: Credentials, endpoint: str) -> None:
+    """All that AWS IoT needs to know the account and the CA by is there: SNI, leaf, CA, in this order; and the key.
 
-    Without one of them the cloud hangs up as it does for any other reason, so it is told apart here.
+    Without one of them the cloud hangs up as it does for any other reason, so it is told apart here. A unit that can
+    hold the leaf alone sends the leaf alone, as its product says: then SNI must do.
     """
     with suppress(ValueError):
         ipaddress.ip_address(endpoint)
@@ -217,4 +217,3 @@ def _complete(credentials: Credentials, endpoint: str) -> PrivateKey:
         raise FaultError(Fault.CHAIN_INCOMPLETE, "the chain's second certificate did not issue the first") from error
     if credentials.private_key is None or credentials.private_key.public_key() != credentials.leaf.public_key():
         raise FaultError(Fault.CHAIN_INCOMPLETE, "the private key is not the leaf's")
-    return credentials.private_key

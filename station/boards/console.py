@@ -20,23 +20,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from station.boards.enrollment import enroll_here, private_pem
+from station.boards.enrollment import EVERY_KEY, enroll_here
 from station.boards.frames import FIRST_LINE, Link, Reply
+from station.credentials import Credentials, Enrollment, Evidence, Held, possession_message
+from station.family import Family, Limits
 from station.faults import Fault, FaultError
 from station.interfaces import Stop
-from station.model import (
-    Call,
-    Credentials,
-    Ending,
-    Enrollment,
-    Evidence,
-    KeyOrigin,
-    KeyType,
-    Product,
-    Profile,
-    Unit,
-    possession_message,
-)
+from station.model import Call, ChainForm, Ending, FirstContact, KeyOrigin, KeyType, Product, Profile, Unit
+from station.transcript import Transcript
 
 log = structlog.get_logger()
 _T = TypeVar("_T")
@@ -67,17 +58,17 @@ class ConsoleBoard:
             `Fault.LIFTED`, and what ``stop`` raises.
     """
 
-    def __init__(self, port: str, product: Product, stop: Stop) -> None:
-        self._path, self._product, self._stop = port, product, stop
-        self._link = Link(port, product.baud, stop)
+    def __init__(self, port: str, product: Product, stop: Stop, transcript: Transcript) -> None:
+        self._product, self._stop = product, stop
+        self._link = Link(port, product.baud, stop, transcript)
         self._boot: int | None = None
         self._restarted = False
 
     @classmethod
     def probe(cls, port: str, product: Product) -> bool:
-        """Whether anything answers `hello` at ``port`` within a moment; whatever it says. Satisfies `ProbingDriver`."""
+        """Whether anything answers `hello` at ``port`` within a moment; whatever it says. For `Family.probe`."""
         try:
-            link = Link(port, product.baud, _Never())
+            link = Link(port, product.baud, _Never(), Transcript())
         except FaultError:
             return False
         try:
@@ -91,6 +82,10 @@ class ConsoleBoard:
     def identify(self) -> Unit:
         """Ask `hello`. Raises also `Fault.UNIT_IDENTITY`, and `Fault.UNIT_FIRMWARE` for another protocol version."""
         return self._introduced(self._link.ask("hello", _SHORT_S))
+
+    def flash(self) -> None:
+        """Refused: this protocol carries no firmware."""
+        raise FaultError(Fault.CONFIG, "the family console flashes no firmware")
 
     def enroll(self, subject: str) -> Enrollment:
         """Have the unit make its key and CSR; or make both here, and tell the unit nothing of it yet."""
@@ -114,7 +109,8 @@ class ConsoleBoard:
         """
         self._store("roots", credentials.server_roots)
         if credentials.private_key is not None:
-            self._store("key", private_pem(credentials.private_key))
+            with self._link.private("the unit's private key"):
+                self._store("key", credentials.key_text())
         self._store("chain", credentials.chain_pem)
 
     def reset(self) -> None:
@@ -140,11 +136,13 @@ class ConsoleBoard:
             self._stop.wait(0.05)
 
     def inspect(self, nonce: bytes) -> Evidence:
-        """Read the chain back and have ``nonce`` signed. Both are empty where the unit holds no chain."""
+        """Read back the chain, and the roots where no dial of the board's shows them; have ``nonce`` signed."""
         chain = self._read("chain", _ITEM_MAX)
         if not chain:
-            return Evidence(b"", b"")
-        return Evidence(chain, self.prove(nonce))
+            return Evidence((), None)
+        dials = self._product.first_contact is FirstContact.BOARD
+        roots = None if dials else Held(self._read("roots", _ITEM_MAX))
+        return Evidence((Held(chain),), self.prove(nonce), roots)
 
     def prove(self, nonce: bytes) -> bytes:
         """The unit's signature over `possession_message` of ``nonce`` (32 bytes)."""
@@ -242,19 +240,7 @@ class ConsoleBoard:
             except FaultError as error:
                 if error.fault is not Fault.LIFTED:
                     raise
-            self._reopen(end)
-
-    def _reopen(self, end: float) -> None:
-        self._link.close()
-        while True:
-            self._stop.wait(0.05)
-            try:
-                self._link = Link(self._path, self._product.baud, self._stop)
-            except FaultError:
-                if time.monotonic() > end:
-                    raise
-            else:
-                return
+            self._link.reopen(end - time.monotonic())
 
     def _kept(self, reply: Reply, what: str, fault: Fault = Fault.UNIT_REFUSED) -> Reply:
         """As `_accepted`, for what stands on a key that a restart may have lost."""
@@ -278,6 +264,21 @@ class ConsoleBoard:
             raise FaultError(Fault.UNIT_SILENT, f"the pieces of {item} take too long")
 
 
+FAMILY: Final = Family(
+    title="any firmware that speaks docs/new-board.md on its serial console",
+    driver=ConsoleBoard,
+    limits=lambda _: Limits(
+        forms=frozenset({ChainForm.LEAF_CA}),
+        board_keys=EVERY_KEY,
+        station_keys=EVERY_KEY,
+        dials=True,
+        place_bytes=_ITEM_MAX,
+        lifted_by="nothing: the protocol's staging buffer has 16384 bytes",
+    ),
+    probe=ConsoleBoard.probe,
+)
+
+
 def try_board(port: str, baud: int) -> Iterator[str]:
     """Speak the protocol to one board, as far as that leaves no certificate behind; yield a line for each answer.
 
@@ -287,7 +288,7 @@ def try_board(port: str, baud: int) -> Iterator[str]:
         FaultError: the first thing that was not as ``docs/new-board.md`` says.
     """
     product = Product("try", "console", "any", KeyType.P256, KeyOrigin.BOARD, Profile(1, 0), baud=baud)
-    board = ConsoleBoard(port, product, _Never())
+    board = ConsoleBoard(port, product, _Never(), Transcript())
     try:
         unit, took = _timed(board.identify)
         yield f"hello    {took:6.0f} ms  {unit.model} {unit.serial}, chip {unit.chip_id}, firmware {unit.firmware}"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from station.model import Enrollment, KeyType, PrivateKey
+from station.credentials import Enrollment
+from station.model import KeyType, PrivateKey
+
+# All that the station can make, for families that hold whatever they are given.
+EVERY_KEY: Final = frozenset(KeyType)
 
 
 def enroll_here(subject: str, key_type: KeyType) -> Enrollment:
@@ -18,11 +24,6 @@ def enroll_here(subject: str, key_type: KeyType) -> Enrollment:
     digest = hashes.SHA384() if key_type is KeyType.P384 else hashes.SHA256()
     csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, digest)
     return Enrollment(csr.public_bytes(Encoding.DER), key)
-
-
-def private_pem(key: PrivateKey) -> bytes:
-    """The key as PEM, PKCS #8 (RFC 5958), not encrypted: to be made only where it is written into the unit."""
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _generate(key_type: KeyType) -> PrivateKey:

@@ -7,33 +7,26 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
-import errno
 import re
 import secrets
-import select
-import termios
 import time
 import zlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final
 
-import serial
-
+from station.boards.wire import NOISE_MAX, Wire
 from station.faults import Fault, FaultError, printable
 from station.interfaces import Stop
+from station.transcript import Transcript
 
 LINE_MAX: Final = 8_192  # bytes; a longer line is noise
-NOISE_MAX: Final = 262_144  # bytes that may come while waiting for one reply
 FIRST_LINE: Final = 256  # bytes a request may have before `hello` told the board's own bound
 
 _ATTEMPTS: Final = 4  # a request and its three repeats
 _REPLY_S: Final = 1.0
 _BUSY_S: Final = 0.1
-_TICK_S: Final = 0.02  # how long one read or one look for room may block: the stop is looked at in between
-_CHUNK: Final = 4_096
-_WRITE_PIECE: Final = 256
 _SEQ_MAX: Final = 9_999
 
 _MARK: Final = b"<S1 "
@@ -45,11 +38,6 @@ _COMMAND: Final = re.compile(r"[a-z]+")
 _KEY: Final = re.compile(r"[a-z0-9_]+")
 _VALUE: Final = re.compile(r"[A-Za-z0-9._:,+/=-]+")
 _NUMBER: Final = re.compile(r"[0-9]{1,10}")
-
-# What open() says where nothing is plugged in (any more); EIO is a tty that was hung up.
-_NOBODY: Final = frozenset({errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EIO})
-# What pyserial raises once the device is gone: flush raises termios.error, a close by another thread TypeError.
-_GONE: Final = (OSError, termios.error, TypeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +175,12 @@ class Link:
         FaultError: `Fault.LIFTED` where there is no such port; `Fault.PORT_DENIED` where it cannot be opened.
     """
 
-    def __init__(self, port: str, baud: int, stop: Stop) -> None:
+    def __init__(self, port: str, baud: int, stop: Stop, transcript: Transcript) -> None:
         self.line = FIRST_LINE
-        self._stop, self._byte_s = stop, 10 / baud
+        self._byte_s = 10 / baud
         self._seq = secrets.randbelow(_SEQ_MAX)  # a late answer to a former run shall not fit this one
         self._splitter = Splitter()
-        self._port = _open(port, baud)
+        self._wire = Wire(port, baud, stop, transcript)
 
     def ask(self, command: str, total_s: float, /, **values: str | int) -> Reply:
         """Send a request, repeat it as the protocol says, and return its `ok` or `err`.
@@ -210,7 +198,7 @@ class Link:
             seq = self._send(command, values)
             reply = self._listen({seq}, time.monotonic() + _REPLY_S + self.air_s, end, tally)
             if reply is not None and reply.code == "busy" and time.monotonic() + _BUSY_S < end:
-                self._stop.wait(_BUSY_S)
+                self._wire.wait(_BUSY_S)
                 continue
             if reply is not None and reply.seq:
                 return reply
@@ -243,17 +231,23 @@ class Link:
         bare = len(encode(_SEQ_MAX, command, values)) + len(" data=")
         return (self.line - bare) // 4 * 3
 
+    def private(self, what: str) -> AbstractContextManager[None]:
+        """Nothing that passes within is transcribed."""
+        return self._wire.private(what)
+
+    def reopen(self, total_s: float) -> None:
+        """Close, and open again as soon as the port is there; see `Wire.reopen`."""
+        self._wire.reopen(total_s)
+        self._splitter = Splitter()
+
     def close(self) -> None:
         """Give the port back. Never raises, and does not wait for a board that takes nothing."""
-        with contextlib.suppress(*_GONE):
-            self._port.reset_output_buffer()
-        with contextlib.suppress(*_GONE):
-            self._port.close()
+        self._wire.close()
 
     def _listen(self, asked: set[int], until: float, end: float, tally: _Tally) -> Reply | None:
         """The answer to one of ``asked``, or the complaint about a damaged request (seq 0); None once time is over."""
         while True:
-            chunk = self._read()
+            chunk = self._wire.read()
             tally.bytes += len(chunk)
             if tally.bytes > NOISE_MAX:
                 raise FaultError(Fault.UNIT_GARBLED, f"over {NOISE_MAX} bytes came instead of one answer")
@@ -274,14 +268,6 @@ class Link:
             if time.monotonic() >= min(until, end):
                 return None
 
-    def _read(self) -> bytes:
-        """What has come, or the first byte of what comes within a tick."""
-        self._stop.check()
-        try:
-            return bytes(self._port.read(max(1, min(self._port.in_waiting, _CHUNK))))
-        except _GONE as error:
-            raise self._gone(error) from None
-
     def _send(self, command: str, values: Mapping[str, str | int]) -> int:
         self._seq = self._seq % _SEQ_MAX + 1
         frame = encode(self._seq, command, values)
@@ -289,37 +275,5 @@ class Link:
             raise FaultError(
                 Fault.UNIT_REFUSED, f"a {command} of {len(frame)} bytes does not fit the unit's line of {self.line}"
             )
-        self._write(b"\n" + frame)
+        self._wire.write(b"\n" + frame)
         return self._seq
-
-    def _write(self, frame: bytes) -> None:
-        """In pieces, each once there is room, so that a board that takes nothing cannot hide the stop."""
-        end = time.monotonic() + _REPLY_S + self.air_s
-        try:
-            for start in range(0, len(frame), _WRITE_PIECE):
-                while not select.select([], [self._port.fileno()], [], _TICK_S)[1]:
-                    self._stop.check()
-                    if time.monotonic() > end:
-                        raise FaultError(Fault.UNIT_SILENT, "the port takes no more bytes")
-                self._port.write(frame[start : start + _WRITE_PIECE])
-        except serial.SerialTimeoutException:
-            raise FaultError(Fault.UNIT_SILENT, "the port takes no more bytes") from None
-        except _GONE as error:
-            raise self._gone(error) from None
-
-    def _gone(self, error: BaseException) -> FaultError:
-        return FaultError(Fault.LIFTED, f"the port died: {type(error).__name__}: {error}")
-
-
-def _open(port: str, baud: int) -> serial.Serial:
-    try:
-        return serial.Serial(port, baud, timeout=_TICK_S, write_timeout=_REPLY_S, exclusive=True)
-    except (OSError, termios.error, ValueError) as error:
-        number = getattr(error, "errno", None) or _first_argument(error) or _first_argument(error.__context__)
-        fault = Fault.LIFTED if number in _NOBODY else Fault.PORT_DENIED
-        raise FaultError(fault, f"{port}: {error}") from None
-
-
-def _first_argument(error: BaseException | None) -> object:
-    """The errno of a termios.error: pyserial wraps it in an exception that only quotes it."""
-    return error.args[0] if isinstance(error, termios.error) and error.args else None

@@ -30,13 +30,16 @@ def add_to(commands: Commands) -> None:
 
     unit = with_json(command(commands, "unit", _unit, "everything on record about one unit"))
     unit.add_argument("serial")
+    unit.add_argument("--transcript", action="store_true", help="what was said to and by the board in its last run")
+    unit.add_argument("--run", help="with --transcript: of this run instead")
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from station import boards
     from station.config import load
     from station.daemon import run
 
-    run(load(arguments.config))
+    run(load(arguments.config, boards.options))
 
 
 def _status(arguments: argparse.Namespace) -> None:
@@ -90,6 +93,8 @@ def _orders_close(arguments: argparse.Namespace) -> None:
 
 
 def _unit(arguments: argparse.Namespace) -> int:
+    if arguments.transcript:
+        return _transcript(arguments)
     runs = control(arguments).unit(arguments.serial)
     if arguments.json:
         print_json(runs)
@@ -100,3 +105,14 @@ def _unit(arguments: argparse.Namespace) -> int:
     else:
         print(f"nothing is on record about {arguments.serial}", file=sys.stderr)
     return 0 if runs else 1
+
+
+def _transcript(arguments: argparse.Namespace) -> int:
+    found = control(arguments).transcript(arguments.serial, arguments.run)
+    if arguments.json:
+        print_json(found)
+        return 0
+    from station import views
+
+    views.print_transcript(found)
+    return 0

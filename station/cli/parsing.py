@@ -57,4 +57,4 @@ def control(arguments: argparse.Namespace) -> Control:
 
 def print_json(value: object) -> None:
     """One line of JSON, for scripts."""
-    print(json.dumps(value, separators=(",", ":")))
+    print(json.dumps(value, separators=(",", ":"), default=sorted))

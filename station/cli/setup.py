@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from station.cli.parsing import Commands, command, group
+from station.cli.parsing import Commands, command, group, print_json, with_json
 
 
 def add_to(commands: Commands) -> None:
@@ -24,6 +24,7 @@ def add_to(commands: Commands) -> None:
         "a wrong PIN was corrected: allow one try",
     )
 
+    with_json(command(commands, "boards", _boards, "the board families, and what their firmware can hold"))
     trial = command(group(commands, "board", "boards"), "try", _board_try, "speak the console protocol to one board")
     trial.add_argument("port")
     trial.add_argument("--baud", type=int, default=115_200)
@@ -33,9 +34,11 @@ def add_to(commands: Commands) -> None:
 
 
 def _config_check(arguments: argparse.Namespace) -> None:
+    from station import boards, fit
     from station.config import load
 
-    config = load(arguments.config)
+    config = load(arguments.config, boards.options)
+    fit.check(config)
     print(f"{arguments.config} is right: {len(config.slots)} slot(s), products {', '.join(sorted(config.products))}")
 
 
@@ -69,6 +72,20 @@ def _clear_pin(arguments: argparse.Namespace) -> None:
     config = load(arguments.config)
     PinLatch(config.state / "pin-latch", KeyUri.parse(config.hsm.key)).clear()
     print("the PIN latch is cleared; the next start logs in once")
+
+
+def _boards(arguments: argparse.Namespace) -> None:
+    from station import boards
+
+    found = [(name, boards.family(name)) for name in boards.families()]
+    if not arguments.json:
+        from station import views
+
+        views.print_families(found)
+        return
+    from dataclasses import asdict
+
+    print_json({name: asdict(family.limits(family.options.model_construct())) for name, family in found})
 
 
 def _board_try(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from station.config.acts import CeremonyFile
 from station.config.messages import LANGUAGES, Messages
-from station.config.settings import ProductFile, StationFile
+from station.config.products import ProductFile
+from station.config.settings import StationFile
 from station.config.slots import MapFile
 from station.faults import Blame, Fault
 
@@ -45,7 +46,7 @@ def _half(messages: Messages) -> list[str]:
     lines = ["", f"# {word('card')}", "", f"| {word('lamp')} | {word('meaning')} | {word('do')} |", "|---|---|---|"]
     lines += [
         f"| {word(f'lamp {state}')} | {word(state)} | {word(f'do {state}')} |"
-        for state in ("empty", "running", "PASS", "FAIL", "ERROR", "ABORTED")
+        for state in ("empty", "running", "PASS", "FAIL", "ERROR", "ABORTED", "PROVISIONED")
     ]
     for blame in Blame:
         head = f"## {next(fault.code[0] for fault in Fault if fault.blame is blame)}: {word(blame.value)}"

@@ -154,14 +154,23 @@ def validate(document: Document, model: type[Model]) -> Model:
 
     It is read as JSON: there a path and a word of an enumeration are strings, and nothing else is converted.
     """
+    return validate_within(document, (), model)
+
+
+def validate_within(document: Document, where: Location, model: type[Model]) -> Model:
+    """As `validate`, for what stands at one place of the document; nothing there is an empty mapping."""
+    value = document.value
+    for key in where:
+        value = value.get(key, {})
     try:
-        return model.model_validate_json(json.dumps(document.value), context=document.path.parent)
+        return model.model_validate_json(json.dumps(value), context=document.path.parent)
     except ValidationError as error:
-        raise ConfigError([_sentence(document, model, one) for one in error.errors(include_url=False)]) from error
+        found = error.errors(include_url=False)
+        raise ConfigError([_sentence(document, where, model, one) for one in found]) from error
 
 
-def _sentence(document: Document, model: type[BaseModel], error: Any) -> str:
-    where = _written(document, error["loc"])
+def _sentence(document: Document, within: Location, model: type[BaseModel], error: Any) -> str:
+    where = _written(document, (*within, *error["loc"]))
     match error["type"]:
         case "extra_forbidden":
             near = get_close_matches(str(where[-1]), _fields(model), n=1)

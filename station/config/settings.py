@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from station.config.guards import refuse_mixing
 from station.config.loader import ConfigError, Document, FilePath, Location, Model, Name, Strict, read, validate
+from station.config.products import Options, product_of
 from station.config.slots import (
     SLOTS_MAX,
     ByProbe,
@@ -28,13 +28,9 @@ from station.config.slots import (
     refuse_doubles,
 )
 from station.config.tokens import Hsm, SealSettings
-from station.model import PERSON, KeyOrigin, KeyType, Product, Profile
+from station.model import PERSON, Product
 
 _MAX_PRODUCTS = 500
-_CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{0,60}\{serial\}[A-Za-z0-9_-]{0,60}")
-_TOPIC = re.compile(
-    r"(?!\$)[A-Za-z0-9:_-]*(\{serial\})?[A-Za-z0-9:_-]*(/[A-Za-z0-9:_-]*(\{serial\})?[A-Za-z0-9:_-]*){0,7}"
-)
 
 Seconds: TypeAlias = Annotated[float, Field(ge=0.1, le=3600)]
 
@@ -121,66 +117,6 @@ class StationFile(Strict):
         return self
 
 
-class _Key(Strict):
-    type: KeyType
-    origin: KeyOrigin
-
-
-class _Certificate(Strict):
-    # AWS IoT takes any validity; a certificate past 50 years outlives every CA of ours.
-    validity_days: Annotated[int, Field(ge=1, le=18_262)]
-    backdate_s: Annotated[int, Field(ge=0, le=604_800)] = 3600
-    organization: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    organizational_unit: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-
-
-class _FirstContact(Strict):
-    client_id: str = "{serial}"
-    topic: str = "{serial}/hello"
-
-    @field_validator("client_id")
-    @classmethod
-    def _names_the_unit(cls, text: str) -> str:
-        if not _CLIENT_ID.fullmatch(text):
-            raise ValueError("should hold {serial} once, beside it only A-Z a-z 0-9 _ - (it is the thing's name too)")
-        return text
-
-    @field_validator("topic")
-    @classmethod
-    def _a_topic(cls, text: str) -> str:
-        if not text or not _TOPIC.fullmatch(text):
-            raise ValueError("should be at most 8 levels of A-Z a-z 0-9 : _ - and {serial}; no wildcard, no leading $")
-        return text
-
-
-class ProductFile(Strict):
-    """One file of ``products/``."""
-
-    name: Name
-    driver: Name
-    model: Name
-    firmware: Name | None = None
-    baud: Annotated[int, Field(ge=1200, le=4_000_000)] = 115_200
-    key: _Key
-    certificate: _Certificate
-    first_contact: _FirstContact = _FirstContact()
-
-    def product(self) -> Product:
-        """The product as the rest of the station knows it."""
-        return Product(
-            name=self.name,
-            driver=self.driver,
-            model=self.model,
-            key_type=self.key.type,
-            key_origin=self.key.origin,
-            profile=Profile(**self.certificate.model_dump()),
-            client_id=self.first_contact.client_id,
-            topic=self.first_contact.topic,
-            baud=self.baud,
-            firmware=self.firmware,
-        )
-
-
 class Config(StationFile):
     """Everything the station was told; ``hash`` (hex SHA-256 over all files) names it on every record."""
 
@@ -188,8 +124,13 @@ class Config(StationFile):
     hash: str
 
 
-def load(path: Path) -> Config:
+def load(path: Path, options: Options | None = None) -> Config:
     """Read ``station.yaml`` and the ``products/`` beside it.
+
+    Args:
+        path: ``station.yaml``.
+        options: the model of a family's options, by its name, where the products' are to be read too: a command that
+            asks no board does without loading their families.
 
     Raises:
         ConfigError: `Fault.CONFIG` with every mistake that was found in all files; `Fault.SIMULATION_MIXED` where each
@@ -202,12 +143,11 @@ def load(path: Path) -> Config:
         station = _with_map(station, path, documents, problems)
     products: dict[str, Product] = {}
     for file in _product_files(path.parent / "products", problems):
-        found = _collect(file, ProductFile, documents, problems)
-        if found is None:
-            continue
-        if found.name != file.stem:
-            problems.append(documents[-1].problem(("name",), f"is {found.name!r} in a file called {file.name!r}"))
-        products[found.name] = found.product()
+        try:
+            documents.append(read(file))
+            products[file.stem] = product_of(documents[-1], options)
+        except ConfigError as error:
+            problems += error.problems
     if station is not None:
         problems += [documents[0].problem(*each) for each in _unknown_products(station, products)]
     if station is None or problems:
@@ -249,9 +189,8 @@ def _unknown_products(station: StationFile, products: Mapping[str, Product]) -> 
 
 def _collect(path: Path, model: type[Model], documents: list[Document], problems: list[str]) -> Model | None:
     try:
-        document = read(path)
-        documents.append(document)
-        return validate(document, model)
+        documents.append(read(path))
+        return validate(documents[-1], model)
     except ConfigError as error:
         problems += error.problems
         return None

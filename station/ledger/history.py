@@ -7,7 +7,19 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from station.ledger.schema import admissions, certificates, closures, identified, issued, runs, steps, uses
+from station.ledger.schema import (
+    admissions,
+    certificates,
+    closures,
+    identified,
+    issued,
+    proofs,
+    runs,
+    steps,
+    transcripts,
+    uses,
+)
+from station.transcript import Entry, unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,7 @@ class RunHistory:
     profile_hash: str
     token: str
     simulated: bool
+    key_proof: str | None
     steps: tuple[StepHistory, ...]
     certificates: tuple[CertificateHistory, ...]
 
@@ -72,10 +85,12 @@ def of_unit(connection: sa.Connection, serial: str) -> list[RunHistory]:
             *(runs.c[name] for name in ("product", "operator", "slot", "station")),
             *(identified.c[name] for name in ("serial", "chip_id", "model", "firmware")),
             *(runs.c[name] for name in ("software", "config_hash", "profile_hash", "token", "simulated")),
+            proofs.c.key.label("key_proof"),
         )
         .join(identified, identified.c.run == runs.c.id)
         .outerjoin(admissions, admissions.c.run == runs.c.id)
         .outerjoin(closures, closures.c.run == runs.c.id)
+        .outerjoin(proofs, proofs.c.run == runs.c.id)
         .where(identified.c.serial == serial)
         .order_by(runs.c.started_at, runs.c.id)
     )
@@ -83,6 +98,18 @@ def of_unit(connection: sa.Connection, serial: str) -> list[RunHistory]:
         RunHistory(**row, steps=_steps(connection, row["run"]), certificates=_certificates(connection, row["run"]))
         for row in connection.execute(query).mappings()
     ]
+
+
+def transcript(connection: sa.Connection, serial: str, run: str | None) -> tuple[str, list[Entry]] | None:
+    """A run's id and its exchange with the board; the last closed run of ``serial`` where none is named."""
+    query = (
+        sa.select(transcripts.c.run, transcripts.c.packed)
+        .join(identified, identified.c.run == transcripts.c.run)
+        .where(identified.c.serial == serial)
+        .order_by(identified.c.at.desc())
+    )
+    found = connection.execute(query if run is None else query.where(transcripts.c.run == run)).first()
+    return None if found is None else (found.run, unpacked(found.packed))
 
 
 def _steps(connection: sa.Connection, run: str) -> tuple[StepHistory, ...]:

@@ -19,6 +19,9 @@ from station.ledger.schema import (
 )
 from station.model import OrderKind, Outcome, Run, Unit, WorkOrder
 
+# What fills an order: the units that leave the line with their certificate.
+MADE = tuple(outcome.value for outcome in Outcome if outcome.made)
+
 
 @dataclass(frozen=True, slots=True)
 class OrderProgress:
@@ -73,7 +76,7 @@ def progress(connection: sa.Connection, *, only_open: bool = False, product: str
         sa.select(sa.func.count(sa.distinct(identified.c.serial)))
         .select_from(admissions.join(closures, closures.c.run == admissions.c.run))
         .join(identified, identified.c.run == admissions.c.run)
-        .where(admissions.c.order_number == orders.c.number, closures.c.outcome == Outcome.PASS.value)
+        .where(admissions.c.order_number == orders.c.number, closures.c.outcome.in_(MADE))
         .scalar_subquery()
     )
     query = (
@@ -149,7 +152,7 @@ def _passed(connection: sa.Connection, serial: str, under: str | None = None) ->
         .join(orders, orders.c.number == admissions.c.order_number)
         .where(
             identified.c.serial == serial,
-            closures.c.outcome == Outcome.PASS.value,
+            closures.c.outcome.in_(MADE),
             orders.c.kind != OrderKind.GOLDEN.value,
         )
     )

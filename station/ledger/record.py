@@ -23,12 +23,15 @@ from station.ledger.schema import (
     live_certificates,
     live_runs,
     outbox,
+    proofs,
     runs,
     steps,
+    transcripts,
     uses,
 )
 from station.ledger.store import Store
 from station.model import Outcome, Run, StepRecord, Unit, WorkOrder, certificate_id, serial_text
+from station.transcript import Entry
 
 
 def _now() -> datetime:
@@ -252,6 +255,9 @@ class SqliteLedger:
             for position in range(len(run.steps)):
                 if position not in noted:
                     _note(connection, run, position)
+            connection.execute(sa.insert(transcripts).values(run=run.id, packed=run.transcript.packed()))
+            if run.key_proof is not None:
+                connection.execute(sa.insert(proofs).values(run=run.id, key=run.key_proof.value))
             self._end(connection, run.id, run.outcome, run.fault)
 
     def recover(self) -> list[CutRun]:
@@ -282,7 +288,7 @@ class SqliteLedger:
         )
         tally.add(connection, run)
         connection.execute(sa.delete(live_runs).where(live_runs.c.run == run))
-        if outcome is Outcome.PASS:
+        if outcome.made:
             return
         used = sa.select(uses.c.number).where(uses.c.run == run)
         for number in connection.execute(used).scalars().all():
@@ -295,6 +301,11 @@ class SqliteLedger:
         waiting = connection.execute(sa.select(outbox.c.number).where(outbox.c.number == number)).first()
         if signed and not waiting:
             connection.execute(sa.insert(outbox).values(number=number, run=run, reason=reason, at=self._clock()))
+
+    def transcript(self, serial: str, run: str | None = None) -> tuple[str, list[Entry]] | None:
+        """A run's id and its exchange with the board; the last closed run of ``serial`` where none is named."""
+        with self.store.read() as connection:
+            return history.transcript(connection, serial, run)
 
     def unit_history(self, serial: str) -> list[history.RunHistory]:
         """Every run of one unit, oldest first."""

@@ -177,6 +177,13 @@ tally = sa.Table(
     sa.Index("tally_serial", "serial", "at"),
     sa.Index("tally_order", "order_number", "outcome", "at"),
 )
+proofs = sa.Table("proofs", metadata, _text("run", sa.ForeignKey("runs.id"), key=True), _text("key"))
+transcripts = sa.Table(
+    "transcripts",
+    metadata,
+    _text("run", sa.ForeignKey("runs.id"), key=True),
+    sa.Column("packed", sa.LargeBinary, nullable=False),
+)
 outbox = sa.Table(
     "outbox",
     metadata,

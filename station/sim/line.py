@@ -219,6 +219,16 @@ def _make_policy(cloud: Mapping[str, Any]) -> None:
     client.close()
 
 
+def _product(origin: str) -> dict[str, Any]:
+    return {
+        "driver": "console",
+        "model": "demo-board",
+        "key": {"type": "p256", "origin": origin},
+        "certificate": {"validity_days": 365, "backdate_s": 3600, "organization": "Demo"},
+        "first_contact": {"client_id": "{serial}", "topic": "foo/bar"},
+    }
+
+
 class Station:
     """One simulated station in a folder of its own: its config, its daemon process, its control socket."""
 
@@ -232,25 +242,18 @@ class Station:
         self.config = folder / "station.yaml"
         self.log = folder / "station.log"
         self.settings = {**self._settings(), **changes}
+        self.products = {f"console-{origin}-key": _product(origin) for origin in ("board", "station")}
         self.write_config()
         self.control = Control(self.runtime / "control.sock")
         self.process: subprocess.Popen[str] | None = None
 
     def write_config(self) -> None:
-        """Put the settings and the two sample products on disk."""
+        """Put the settings and the products on disk."""
         self.config.write_text(json.dumps(self.settings, indent=2))
         products = self.folder / "products"
         products.mkdir(exist_ok=True)
-        for origin in ("board", "station"):
-            product = {
-                "name": f"console-{origin}-key",
-                "driver": "console",
-                "model": "demo-board",
-                "key": {"type": "p256", "origin": origin},
-                "certificate": {"validity_days": 365, "backdate_s": 3600, "organization": "Demo"},
-                "first_contact": {"client_id": "{serial}", "topic": "foo/bar"},
-            }
-            (products / f"console-{origin}-key.yaml").write_text(json.dumps(product, indent=2))
+        for name, product in self.products.items():
+            (products / f"{name}.yaml").write_text(json.dumps({"name": name, **product}, indent=2))
 
     def _settings(self) -> dict[str, Any]:
         cloud = self.provider.cloud

@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from whole_line import Bench, MakeStation, order_troubles
 
+from station.faults import Fault, FaultError
 from station.sim.jig import SimJig
 from station.sim.line import Provider, Station, wait_for
 
@@ -144,6 +145,42 @@ def test_a_golden_sample_runs_again_and_again_without_counting(bench: Bench) -> 
     for _ in range(2):
         assert bench.run("GOLD")["outcome"] == "PASS"
     assert bench.station.control.orders()[0]["passed"] == 0
+
+
+def test_a_board_that_nobody_can_dial_with_is_provisioned_and_fills_its_order(
+    make_station: MakeStation, jig: SimJig, cloud_api: Any
+) -> None:
+    station = make_station()
+    station.products["offline"] = {**station.products["console-board-key"], "first_contact": {"by": "none"}}
+    station.write_config()
+    station.start()
+    station.order("WO-1", "offline", 1)
+    bench = Bench(station, jig, cloud_api)
+    result = bench.run("SN-9")
+    assert (result["outcome"], result["fault"], result["step"]) == ("PROVISIONED", None, "verify")
+    assert station.control.orders()[0]["passed"] == 1
+    assert bench.history("SN-9")[0]["key_proof"] == "signed"
+    # It connects in the field: nothing may have taken its certificate out of service.
+    station.drained()
+    assert bench.certificate_states("SN-9") == [None]
+    assert bench.run("SN-9")["fault"] == "O501"
+
+
+def test_the_exchange_with_the_board_is_kept_but_for_its_key(bench: Bench) -> None:
+    board = passed(bench, "SN-10")
+    found = bench.station.control.transcript("SN-10")
+    said = "".join(entry["text"] for entry in found["entries"])
+    assert " hello " in said
+    assert " commit item=chain " in said
+    assert "not kept: the unit's private key" in said
+    assert "item=key" not in said
+    shown = bench.station.run("unit", "SN-10", "--transcript")
+    assert f"run {found['run']}" in shown
+    assert "\\x1b[0;32m" in shown
+    board.lift()
+    with pytest.raises(FaultError) as error:
+        bench.station.control.transcript("SN-11")
+    assert error.value.fault is Fault.NO_TRANSCRIPT
 
 
 def test_no_secret_is_in_the_log_or_the_ledger(bench: Bench, provider: Provider) -> None:

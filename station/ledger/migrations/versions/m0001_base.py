@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from station.ledger.migrations.closing import close
+
 revision = "0001"
 down_revision = None
 
@@ -56,7 +58,7 @@ def upgrade() -> None:
         _text("number", _of("certificates.number"), unique=True),
     )
     for table, keys in _RECORD.items():
-        _close(table, keys)
+        close(table, *keys)
 
 
 def _make_runs() -> None:
@@ -164,18 +166,3 @@ _RECORD: dict[str, tuple[tuple[str, ...], ...]] = {
     "outbox_attempts": (("id",),),
     "outbox_done": (("number",),),
 }
-
-
-def _close(table: str, keys: tuple[tuple[str, ...], ...]) -> None:
-    """Refuse changes in SQLite. INSERT OR REPLACE deletes without firing delete triggers, hence the third."""
-    for event in ("UPDATE", "DELETE"):
-        op.execute(
-            f"CREATE TRIGGER {table}_no_{event.lower()} BEFORE {event} ON {table}"
-            f" BEGIN SELECT RAISE(ABORT, 'the record {table} is append-only'); END"
-        )
-    same = " OR ".join(" AND ".join(f"{name} = NEW.{name}" for name in key) for key in keys)
-    op.execute(
-        f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table}"  # noqa: S608 - names of this file
-        f" WHEN EXISTS (SELECT 1 FROM {table} WHERE {same})"
-        f" BEGIN SELECT RAISE(ABORT, 'the record {table} is append-only'); END"
-    )

@@ -1,0 +1,75 @@
+"""Whether each product fits its board family and its CA: asked at start and by `station config check`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from station.boards import family
+from station.ca import CertificateAuthority, load_ca_certificate
+from station.config import Config
+from station.credentials import Credentials
+from station.family import Limits
+from station.faults import Fault, FaultError
+from station.model import FirstContact, KeyOrigin, Product
+
+if TYPE_CHECKING:
+    from station.model import PrivateKey
+
+
+def check(config: Config) -> None:
+    """See that whatever a run of each product would send can be held by its boards.
+
+    Raises:
+        FaultError: `Fault.PRODUCT_UNFIT` with a sentence for each product that does not fit: the limit, and the
+            firmware's option that lifts it. `Fault.CONFIG`, `CA_NOT_CA` or `CA_EXPIRES` as the CA and families say.
+    """
+    certificate = load_ca_certificate(config.ca.certificate)
+    # Only its certificate is asked for; its key stays where it is.
+    authority = CertificateAuthority(certificate, cast("PrivateKey", None))
+    found = [
+        f"{product.name}: {text}"
+        for product in config.products.values()
+        for text in misfits(product, family(product.driver).limits(product.options), authority.largest(product))
+    ]
+    if found:
+        raise FaultError(Fault.PRODUCT_UNFIT, "; ".join(found))
+
+
+def misfits(product: Product, limits: Limits, chain: tuple[x509.Certificate, ...]) -> Iterator[str]:
+    """What ``product`` asks of its family beyond its limits, in sentences.
+
+    Args:
+        product: the product, with its chain form.
+        limits: its family's.
+        chain: the longest chain that the CA may issue for it, leaf first.
+    """
+    held = limits.board_keys if product.key_origin is KeyOrigin.BOARD else limits.station_keys
+    if product.key_type not in held:
+        known = ", ".join(sorted(held)) or "none"
+        yield f"{product.driver} takes no {product.key_type} key made by the {product.key_origin} (it takes: {known})"
+    if product.chain_form not in limits.forms:
+        known = "; ".join(sorted(limits.forms))
+        yield f"{product.driver} holds no chain of the form {product.chain_form} (it holds: {known})"
+        return
+    if product.first_contact is FirstContact.BOARD and not limits.dials:
+        yield f"{product.driver} boards cannot dial; say `first_contact: {{by: none}}` where the key is on the board"
+    if product.images and not limits.flashes:
+        yield f"{product.driver} writes no firmware images"
+    yield from _too_long(product, limits, Credentials(chain, b"", None, product.chain_form))
+
+
+def _too_long(product: Product, limits: Limits, credentials: Credentials) -> Iterator[str]:
+    lifted = f"; lifted by {limits.lifted_by}" if limits.lifted_by else ""
+    sizes = [len(text) for text in credentials.texts(der=limits.der)]
+    if limits.place_bytes is not None and max(sizes) > limits.place_bytes:
+        yield f"a chain of up to {max(sizes)} bytes does not fit the {limits.place_bytes} of {product.driver}{lifted}"
+    longest = max(len(one.public_bytes(Encoding.DER)) for piece in credentials.pieces for one in piece)
+    if limits.certificate_bytes is not None and longest > limits.certificate_bytes:
+        yield (
+            f"a certificate of up to {longest} bytes (DER) does not fit the {limits.certificate_bytes} of"
+            f" {product.driver}{lifted}"
+        )

@@ -1,0 +1,98 @@
+"""A product that its boards cannot hold is found out before a board is touched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from test_ca import NUMBER, make_key, make_root, product
+from whole_line import MakeStation
+
+from station.boards.enrollment import enroll_here
+from station.ca import CertificateAuthority
+from station.credentials import Credentials
+from station.family import Limits
+from station.faults import Fault
+from station.fit import misfits
+from station.model import ChainForm, FirstContact, Image, KeyOrigin, KeyType, Product
+from station.sim.line import LineError
+
+ROOMY = Limits(frozenset(ChainForm), frozenset(KeyType), frozenset(KeyType), dials=True)
+
+
+def authority(key_type: KeyType) -> CertificateAuthority:
+    key = make_key(key_type)
+    return CertificateAuthority(make_root(key, since=datetime.now(UTC) - timedelta(days=1)), key)
+
+
+def found(made: Product, limits: Limits) -> list[str]:
+    return list(misfits(made, limits, authority(KeyType.P256).largest(made)))
+
+
+@pytest.mark.parametrize("unit", [KeyType.P256, KeyType.RSA2048])
+@pytest.mark.parametrize("ca", [KeyType.P256, KeyType.P384, KeyType.RSA2048])
+def test_no_certificate_is_longer_than_the_longest(ca: KeyType, unit: KeyType) -> None:
+    issuer, made = authority(ca), product(unit)
+    longest = issuer.largest(made)[0].public_bytes(Encoding.DER)
+    subject = "S" * 64
+    for _ in range(8):
+        leaf = issuer.issue(enroll_here(subject, unit).csr, subject, made, NUMBER)[0].public_bytes(Encoding.DER)
+        assert len(longest) - 12 <= len(leaf) <= len(longest)
+
+
+def test_what_is_within_every_limit_fits() -> None:
+    assert found(product(KeyType.P256), replace(ROOMY, place_bytes=4_000, certificate_bytes=1_000)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "limits", "text"),
+    [
+        ({"key_origin": KeyOrigin.BOARD}, {"board_keys": frozenset()}, "no p256 key made by the board"),
+        (
+            {"key_origin": KeyOrigin.STATION},
+            {"station_keys": frozenset({KeyType.RSA2048})},
+            "by the station (it takes: rsa2048)",
+        ),
+        ({"chain_form": ChainForm.TWO_SLOTS}, {"forms": frozenset({ChainForm.LEAF})}, "no chain of the form leaf,ca"),
+        ({"first_contact": FirstContact.BOARD}, {"dials": False}, "boards cannot dial"),
+        ({"images": (Image(Path("a"), 0, "0" * 64),)}, {}, "writes no firmware"),
+        ({}, {"place_bytes": 767, "lifted_by": "CONFIG_BUF_SIZE"}, "lifted by CONFIG_BUF_SIZE"),
+        ({"chain_form": ChainForm.LEAF}, {"certificate_bytes": 256}, "does not fit the 256"),
+    ],
+)
+def test_each_misfit_is_named(changes: dict[str, Any], limits: dict[str, Any], text: str) -> None:
+    made = replace(product(KeyType.P256), **changes)
+    (sentence,) = found(made, replace(ROOMY, **limits))
+    assert text in sentence
+
+
+def test_a_chain_in_der_needs_a_place_for_each_certificate() -> None:
+    chain = authority(KeyType.P256).largest(product(KeyType.P256))
+    credentials = Credentials(chain, b"", None, ChainForm.TWO_SLOTS)
+    assert credentials.texts(der=True) == tuple(one.public_bytes(Encoding.DER) for one in chain)
+
+
+def test_a_station_whose_product_does_not_fit_starts_not_and_its_check_says_why(make_station: MakeStation) -> None:
+    station = make_station()
+    odd = station.products["console-board-key"]
+    station.products["odd"] = {**odd, "certificate": {**odd["certificate"], "chain": "leaf"}}
+    station.write_config()
+    text = rf"{Fault.PRODUCT_UNFIT.code} .*\n.*odd: console holds no chain of the form leaf"
+    for command in (["config", "check"], ["run"]):
+        with pytest.raises(LineError, match=text):
+            station.run(*command)
+
+
+def test_options_are_read_by_the_family_and_named_by_file_and_line(make_station: MakeStation) -> None:
+    station = make_station()
+    station.products["odd"] = {**station.products["console-board-key"], "options": {"colour": "red"}}
+    station.products["odder"] = {**station.products["console-board-key"], "driver": "toaster"}
+    station.write_config()
+    with pytest.raises(LineError) as error:
+        station.run("config", "check")
+    assert "odd.yaml:19: options.colour: no such key" in str(error.value)
+    assert "odder.yaml:3: driver: no board family is called 'toaster'" in str(error.value)
