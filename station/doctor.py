@@ -27,6 +27,7 @@ from station.hsm.keys import token_key
 from station.hsm.pin import PinSource
 from station.hsm.signers import Signers
 from station.hsm.uri import KeyUri
+from station.jig.survey import slots_now
 from station.ledger import health
 
 LIMIT_S: Final = 4.5  # for all parts together
@@ -223,16 +224,17 @@ class Doctor:
 
     def slots(self) -> str:
         """Each slot's port may be opened, as far as that can be seen without a board in it."""
-        plugged = 0
-        for slot in self._config.slots:
-            # A USB location has a port only while a board is in it.
-            port = slot.port
-            if port is not None and port.exists():
-                plugged += 1
-                if not os.access(port, os.R_OK | os.W_OK):
-                    text = f"slot {slot.name}: {port} may not be opened; is the user in its group (dialout)?"
+        views = slots_now(self._config.slots)
+        for view in views:
+            for port in view.ports:
+                if not os.access(port.port, os.R_OK | os.W_OK):
+                    text = f"slot {view.name}: {port.port} may not be opened; is the user in its group (dialout)?"
                     raise FaultError(Fault.PORT_DENIED, text)
-        return f"{len(self._config.slots)} slot(s), {plugged} with a board in"
+            if len(view.ports) > 1:
+                raise FaultError(
+                    Fault.PORT_AMBIGUOUS, f"slot {view.name}: {len(view.ports)} ports at {view.place}; name one"
+                )
+        return f"{len(views)} slot(s), {sum(bool(view.ports) for view in views)} with a board in"
 
     def lamps(self) -> str:
         """Each light is there and may be switched."""

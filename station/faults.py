@@ -66,7 +66,6 @@ class Fault(Enum):
     PORT_AMBIGUOUS = "J205"
     PORT_MISSING = "J206"
     POWER_STUCK = "J207"
-    NO_BOARD = "J208"
 
     HSM_DOWN = "C301"
     HSM_HUNG = "C302"
