@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from station.faults import Fault, FaultError
 from station.hsm.keys import token_key
@@ -61,17 +61,35 @@ def load_ca_certificate(path: Path) -> x509.Certificate:
 
 
 def _must_be_a_ca(certificate: x509.Certificate) -> None:
+    """As strict as AWS IoT, not more: a provider's CA may be older than this house."""
+    name = certificate.subject.rfc4514_string()
     try:
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-        certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
-        raise FaultError(Fault.CA_NOT_CA, f"{certificate.subject.rfc4514_string()}: {error}") from error
-    if not (constraints.critical and constraints.value.ca and usage.key_cert_sign):
-        raise FaultError(
-            Fault.CA_NOT_CA,
-            f"{certificate.subject.rfc4514_string()} has not CA:TRUE (critical) and keyCertSign",
-        )
+    except x509.ExtensionNotFound as error:
+        if error.oid == ExtensionOID.BASIC_CONSTRAINTS:
+            raise FaultError(Fault.CA_NOT_CA, f"{name} has no basicConstraints, so not CA:TRUE") from error
+        usage = None  # RFC 5280, 4.2.1.3: the key may be used for everything then
+    except (x509.DuplicateExtension, ValueError) as error:
+        raise FaultError(Fault.CA_NOT_CA, f"{name}: {error}") from error
+    if not constraints.ca or (usage is not None and not usage.key_cert_sign):
+        raise FaultError(Fault.CA_NOT_CA, f"{name} has not CA:TRUE, or may not sign certificates (keyCertSign)")
+
+
+def _authority_key(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """What a certificate names its issuer's key by: the issuer's own word for it (RFC 5280, 4.2.1.1)."""
+    try:
+        ski = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(_issuing_key(certificate))
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski)
+
+
+def _issuing_key(certificate: x509.Certificate) -> PublicKey:
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+        raise FaultError(Fault.CA_NOT_CA, f"the CA certificate holds a {type(key).__name__}; EC or RSA is right")
+    return key
 
 
 class CertificateAuthority:
@@ -234,7 +252,6 @@ def _profiled(
         names.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, profile.organization))
     if profile.organizational_unit:
         names.append(x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, profile.organizational_unit))
-    ski = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name(names))
@@ -245,7 +262,7 @@ def _profiled(
         .add_extension(_usage(encipherment=isinstance(public, rsa.RSAPublicKey)), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski), critical=False)
+        .add_extension(_authority_key(authority), critical=False)
     )
 
 
@@ -326,29 +343,77 @@ def self_signed_root(
     Raises:
         FaultError: `Fault.CA_OUTPUT`, or any C fault of the token.
     """
-    names = [
-        *([x509.NameAttribute(NameOID.COUNTRY_NAME, country)] if country else []),
-        x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization),
-        x509.NameAttribute(NameOID.COMMON_NAME, common_name),
-    ]
-    public = key.public_key()
-    ski = x509.SubjectKeyIdentifier.from_public_key(public)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name(names))
-        .issuer_name(x509.Name(names))
-        .public_key(public)
-        .serial_number(number)
-        .not_valid_before(not_before)
-        .not_valid_after(not_before + timedelta(days=days))
+    subject = authority_name(common_name, organization, country)
+    builder = _authority(key.public_key(), subject, subject, path_length, number)
+    builder = builder.not_valid_before(not_before).not_valid_after(not_before + timedelta(days=days))
+    own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    aki = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+    return _signed(builder.add_extension(aki, critical=False), key, None)
+
+
+def issuing_certificate(
+    public: PublicKey,
+    subject: x509.Name,
+    root: x509.Certificate,
+    key: PrivateKey,
+    *,
+    days: int,
+    path_length: int,
+    number: int,
+    not_before: datetime,
+) -> x509.Certificate:
+    """A CA certificate under ``root``, signed with ``key``, which is the root's.
+
+    Raises:
+        FaultError: `Fault.CA_EXPIRES` where it would outlive the root; `Fault.CA_OUTPUT`, or any C fault of the token.
+    """
+    after = not_before + timedelta(days=days)
+    if after > root.not_valid_after_utc:
+        raise FaultError(
+            Fault.CA_EXPIRES, f"{days} days would outlive the root, which ends on {root.not_valid_after_utc:%Y-%m-%d}"
+        )
+    builder = _authority(public, subject, root.subject, path_length, number)
+    builder = builder.not_valid_before(not_before).not_valid_after(after)
+    return _signed(builder.add_extension(_authority_key(root), critical=False), key, root)
+
+
+def authority_name(common_name: str, organization: str, country: str | None) -> x509.Name:
+    """A CA's name, from the widest part to the narrowest."""
+    return x509.Name(
+        [
+            *([x509.NameAttribute(NameOID.COUNTRY_NAME, country)] if country else []),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization),
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+        ]
+    )
+
+
+def authority_request(key: PrivateKey, subject: x509.Name, path_length: int) -> x509.CertificateSigningRequest:
+    """The CSR of an issuing CA, for a root elsewhere. Raises any C fault of the token."""
+    algorithm = hashes.SHA384() if KeyType.of(key.public_key()) is KeyType.P384 else hashes.SHA256()
+    return (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(subject)
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_usage(authority=True), critical=True)
-        .add_extension(ski, critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski), critical=False)
+        .sign(key, algorithm)
     )
-    made = _signed(builder, key, None)
-    _must_be_a_ca(made)
-    return made
+
+
+def _authority(
+    public: PublicKey, subject: x509.Name, issuer: x509.Name, path_length: int, number: int
+) -> x509.CertificateBuilder:
+    """The CA profile (RFC 5280): CA:TRUE and keyUsage critical, SKI."""
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public)
+        .serial_number(number)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_usage(authority=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+    )
 
 
 def verification_certificate(

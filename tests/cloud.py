@@ -100,11 +100,15 @@ class Device:
 
 
 def make_ca(
-    name: str = "Test Device CA", *, by: ProviderCA | None = None, constraints: x509.BasicConstraints | None = None
+    name: str = "Test Device CA",
+    *,
+    by: ProviderCA | None = None,
+    constraints: x509.BasicConstraints | None = None,
+    subject: x509.Name | None = None,
 ) -> ProviderCA:
     """A CA certificate; ``constraints`` without ``ca`` makes one that AWS IoT refuses."""
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} {os.urandom(4).hex()}")])
+    subject = subject or x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} {os.urandom(4).hex()}")])
     builder = _builder(subject, by.certificate.subject if by else subject, key.public_key())
     if constraints is None:
         constraints = x509.BasicConstraints(ca=True, path_length=None)

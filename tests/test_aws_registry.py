@@ -1,4 +1,4 @@
-"""The registry: what AWS's API may answer, the CA's registration, and certificates taken out of service for good."""
+"""The registry: what AWS's API may answer, and certificates taken out of service for good."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from aws_units import CREDENTIALS, Contact, contact, raises, shared_registry
-from cloud import ProviderCA, SimCloud, activate, make_ca, provider_ca, register, state, verification
-from cryptography import x509
+from cloud import ProviderCA, SimCloud, activate, make_ca, provider_ca, register, state
 
 from station.aws import Registry
 from station.aws.calls import Pace
@@ -173,46 +172,6 @@ def test_one_operations_calls_are_spread_and_a_throttle_stops_all_of_them() -> N
     pace.accepted()
     pace.throttled()
     assert pace.reserve() < 4.1
-
-
-def test_a_ca_is_registered_active_with_auto_registration_and_again(registry: Registry) -> None:
-    ca = make_ca()
-    proof = verification(ca, registry.registration_code())
-    name = registry.register_ca(ca.pem, proof)
-    found = registry.find_ca(name)
-    assert found is not None
-    assert found.accepting
-    assert registry.register_ca(ca.pem, proof) == name
-
-
-def test_a_ca_that_was_registered_by_the_old_recipe_is_mended(registry: Registry, api: Any) -> None:
-    ca = register(api, make_ca(), active=False, auto=False)
-    assert registry.register_ca(ca.pem, verification(ca, registry.registration_code())) == ca.id
-    found = registry.find_ca(ca.id)
-    assert found is not None
-    assert found.accepting
-
-
-def test_a_ca_without_basic_constraints_ca_true_is_named(registry: Registry) -> None:
-    ca = make_ca(constraints=x509.BasicConstraints(ca=False, path_length=None))
-    with raises(Fault.CA_NOT_CA, "CA certificate is not valid"):
-        registry.register_ca(ca.pem, verification(ca, registry.registration_code()))
-
-
-@pytest.mark.parametrize("wrong", ["code", "key"])
-def test_a_proof_of_possession_that_is_none_is_refused(registry: Registry, wrong: str) -> None:
-    ca, code = make_ca(), registry.registration_code()
-    proof = verification(ca, "0" * 64) if wrong == "code" else verification(make_ca(), code)
-    with raises(Fault.REGISTRATION_REFUSED, "RegisterCACertificate"):
-        registry.register_ca(ca.pem, proof)
-
-
-def test_one_ca_too_many_of_a_subject_is_refused(cloud: SimCloud, registry: Registry) -> None:
-    ca = make_ca()
-    proof = verification(ca, registry.registration_code())
-    cloud.troubles(api={"RegisterCACertificate": "LimitExceededException"})
-    with raises(Fault.REGISTRATION_REFUSED, "LimitExceeded"):
-        registry.register_ca(ca.pem, proof)
 
 
 def test_the_data_endpoint_is_asked_for(registry: Registry) -> None:

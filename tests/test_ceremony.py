@@ -1,242 +1,444 @@
-"""The two acts: complete, never overwriting, and going on from wherever the power went."""
+"""The acts: complete, never overwriting, refused with a sentence each, and nothing half done."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cloud import SimCloud
+from cloud import SimCloud, make_ca
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_public_key
+from desk import Desk, refusal
 from tokens import PIN, Token
 
-from station import ceremony
-from station.ca import load_ca_certificate
-from station.config import RegisterAct, RootAct, load_ceremony
-from station.faults import Fault, FaultError
-from station.hsm import signers
+from station.config import load_ceremony
+from station.faults import Fault
+from station.hsm.signers import generate_key
 from station.hsm.uri import KeyUri
+from station.ledger import ceremonies_on_record
 from station.model import KeyType
 
 
-@pytest.fixture(autouse=True)
-def _aws_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+def openssl(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["openssl", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
-class Provider:
-    """The provider's folder: act files, and what they say."""
-
-    def __init__(self, folder: Path, token: Token, cloud: SimCloud) -> None:
-        self.folder, self.token, self.cloud = folder, token, cloud
-        self.key = KeyUri(token.label, token.module, "device-ca")
-        self.said: list[str] = []
-
-    def write(self, name: str, act: dict[str, Any]) -> Path:
-        file = self.folder / f"{name}.yaml"
-        common = {"act": name, "rehearsal": True, "key": str(self.key), "pin": {"file": str(self.token.pin.file)}}
-        file.write_text(json.dumps({**common, "state": "state", **act}))
-        return file
-
-    def root(self, **changes: Any) -> x509.Certificate:
-        act = {
-            "key_type": "p256",
-            "subject": {"common_name": "Test CA REHEARSAL", "organization": "Example"},
-            "validity_days": 100,
-            "outputs": {"certificate": "ca.pem"},
-        }
-        file = self.write("root", {**act, **changes})
-        loaded = load_ceremony(file)
-        assert isinstance(loaded, RootAct)
-        assert ceremony.plan(loaded)[0].startswith("REHEARSAL of the act root")
-        ceremony.perform(loaded, file, self.said.append)
-        return load_ca_certificate(self.folder / "ca.pem")
-
-    def register(self, **changes: Any) -> dict[str, Any]:
-        act = {
-            "certificate": "ca.pem",
-            "region": self.cloud.said["region"],
-            "simulator": {"api_url": self.cloud.said["api_url"]},
-            "outputs": {"registration": "registration.json"},
-        }
-        file = self.write("register", {**act, **changes})
-        loaded = load_ceremony(file)
-        assert isinstance(loaded, RegisterAct)
-        ceremony.perform(loaded, file, self.said.append)
-        result: dict[str, Any] = json.loads((self.folder / "registration.json").read_text())
-        return result
-
-    def public_key(self) -> Any:
-        return signers.find_public_key(self.key, self.token.pin, self.token.latch)
+def old_ca(desk: Desk, *, days: int = 1024, encrypted: bool = False, conf: str = "basicConstraints=CA:TRUE") -> None:
+    """The provider's CA as the old recipe makes it: openssl, RSA-2048."""
+    secret = ["-aes256", "-passout", "pass:geheim"] if encrypted else []
+    openssl(desk.folder, "genrsa", *secret, "-out", "provider-key.pem", "2048")
+    (desk.folder / "ca.conf").write_text(
+        "[req]\ndistinguished_name=dn\nx509_extensions=v3_ca\nprompt=no\n"
+        f"[dn]\nO=Seed\nCN=Seed CA REHEARSAL {desk.organization}\n"
+        f"[v3_ca]\n{conf}\n"
+    )
+    read = ["-passin", "pass:geheim"] if encrypted else []
+    subject = ["-key", "provider-key.pem", *read, "-sha256", "-days", str(days)]
+    openssl(desk.folder, "req", "-x509", "-new", *subject, "-config", "ca.conf", "-out", "provider-ca.pem")
+    (desk.folder / "provider-key.pem").chmod(0o600)
 
 
-@pytest.fixture
-def provider(tmp_path: Path, softhsm: Token, cloud: SimCloud) -> Provider:
-    (tmp_path / "provider").mkdir()
-    return Provider(tmp_path / "provider", softhsm, cloud)
-
-
-def refusal(call: Any, fault: Fault) -> str:
-    with pytest.raises(FaultError) as error:
-        call()
-    assert error.value.fault is fault, error.value
-    return error.value.detail
-
-
+@pytest.mark.parametrize("mode", ["DEFAULT", "SNI_ONLY"])
 @pytest.mark.parametrize("key_type", ["p256", "p384", "rsa2048"])
-def test_root_and_register_make_a_ca_that_aws_iot_takes_units_from(provider: Provider, key_type: str) -> None:
-    root = provider.root(key_type=key_type)
+def test_root_and_register_make_a_ca_that_aws_iot_takes_units_from(desk: Desk, key_type: str, mode: str) -> None:
+    if (key_type, mode) == ("p384", "SNI_ONLY"):
+        return  # told by the two others
+    assert desk.perform("root", key_type=key_type)
+    root = desk.ca()
     assert KeyType.of(root.public_key()) is KeyType(key_type)
-    assert root.public_key() == provider.public_key()
-    result = provider.register()
-    assert result["ca_certificate_id"] == root.fingerprint(hashes.SHA256()).hex()
-    assert (result["endpoint"], result["rehearsal"]) == (provider.cloud.said["endpoint"], True)
-    api = provider.cloud.boto()
-    found = api.describe_ca_certificate(certificateId=result["ca_certificate_id"])["certificateDescription"]
-    assert (found["status"], found["autoRegistrationStatus"]) == ("ACTIVE", "ENABLE")
-    api.close()
+    assert root.public_key() == desk.public_key()
+    assert desk.perform("register", mode=mode, tags={"line": "1"}, endpoint=desk.cloud.said["endpoint"])
+    found = desk.registration()
+    assert found["ca_certificate_id"] == root.fingerprint(hashes.SHA256()).hex()
+    assert (found["endpoint"], found["rehearsal"], found["mode"]) == (desk.cloud.said["endpoint"], True, mode)
+    assert desk.described() == ("ACTIVE", "ENABLE")
 
 
-def test_an_act_that_is_complete_is_repeated_without_effect(provider: Provider) -> None:
-    first = provider.root()
-    provider.register()
-    before = (provider.folder / "registration.json").read_bytes()
-    assert provider.root() == first
-    provider.register()
-    assert (provider.folder / "registration.json").read_bytes() == before
-    assert [line for line in provider.said if line.startswith("this act is complete")] != []
+def test_an_act_that_is_complete_is_repeated_without_effect(desk: Desk) -> None:
+    desk.perform("root")
+    desk.perform("register")
+    before = {file: file.read_bytes() for file in desk.folder.iterdir() if file.is_file()}
+    assert desk.perform("root")
+    assert desk.perform("register")
+    assert {file: file.read_bytes() for file in desk.folder.iterdir() if file.is_file()} == before
+    assert len([line for line in desk.said if line.startswith("this act is complete")]) == 2
 
 
-def test_an_output_that_exists_is_never_overwritten(provider: Provider) -> None:
-    (provider.folder / "ca.pem").write_text("somebody's")
-    assert "never overwrites" in refusal(provider.root, Fault.CEREMONY)
-    assert (provider.folder / "ca.pem").read_text() == "somebody's"
-    assert provider.public_key() is None
+@pytest.mark.parametrize("output", ["ca.pem", "minutes-root.md", "minutes-root.json"])
+def test_an_output_that_exists_is_never_overwritten(desk: Desk, output: str) -> None:
+    (desk.folder / output).write_text("somebody's")
+    assert "never overwrites" in refusal(lambda: desk.perform("root"), Fault.CEREMONY)
+    assert (desk.folder / output).read_text() == "somebody's"
+    assert desk.public_key() is None
 
 
-def test_a_key_of_this_name_that_is_not_ours_is_never_used(provider: Provider) -> None:
-    other = replace(provider.key, id=b"\x77")
-    signers.generate_key(other, provider.token.pin, provider.token.latch, KeyType.P256)
-    assert "holds a key of this name already" in refusal(provider.root, Fault.CEREMONY)
-    assert not (provider.folder / "ca.pem").exists()
+def test_an_output_that_is_gone_afterwards_is_missed(desk: Desk) -> None:
+    desk.perform("root")
+    (desk.folder / "ca.pem").unlink()
+    assert "is gone; restore it" in refusal(lambda: desk.perform("root"), Fault.CEREMONY)
 
 
-class PowerCut(BaseException):
-    """The power goes."""
+def test_a_key_of_this_name_that_is_not_ours_is_never_used(desk: Desk) -> None:
+    other = replace(desk.key, id=b"\x77")
+    generate_key(other, desk.token.pin, desk.token.latch, KeyType.P256)
+    assert "holds a key of this name already" in refusal(lambda: desk.perform("root"), Fault.CEREMONY)
+    assert not (desk.folder / "ca.pem").exists()
 
 
-@pytest.mark.parametrize(
-    ("place", "after"),
-    [
-        ("find_public_key", False),
-        ("find_public_key", True),
-        ("generate_key", False),
-        ("generate_key", True),
-        ("self_signed_root", False),
-        ("self_signed_root", True),
-    ],
-)
-def test_a_root_that_was_cut_goes_on_with_the_same_key(
-    provider: Provider, monkeypatch: pytest.MonkeyPatch, place: str, after: bool
-) -> None:
-    real = getattr(ceremony, place)
-
-    def cut(*arguments: Any, **named: Any) -> Any:
-        if after:
-            real(*arguments, **named)
-        raise PowerCut
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ceremony, place, cut)
-        with pytest.raises(PowerCut):
-            provider.root()
-    left = provider.public_key()
-    root = provider.root()
-    assert root.public_key() == provider.public_key()
-    if left is not None:
-        assert root.public_key() == left
+def test_another_version_of_the_file_does_not_go_on_with_a_begun_act(desk: Desk) -> None:
+    desk.perform("root")
+    said = refusal(lambda: desk.perform("root", validity_days=99), Fault.CEREMONY)
+    assert "another version of this file" in said
 
 
-@pytest.mark.parametrize("cut_at", range(1, 9))
-def test_a_cut_at_any_write_leaves_nothing_half_done(
-    provider: Provider, monkeypatch: pytest.MonkeyPatch, cut_at: int
-) -> None:
-    real, writes = ceremony._write_whole, 0
-
-    def cut(path: Path, content: bytes, mode: int) -> None:
-        nonlocal writes
-        writes += 1
-        if writes == cut_at:
-            path.with_name(f".{path.name}.new").write_bytes(content[: len(content) // 2])
-            raise PowerCut
-        real(path, content, mode)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ceremony, "_write_whole", cut)
-        try:
-            provider.root()
-            provider.register()
-        except PowerCut:
-            pass
-        else:
-            assert writes < cut_at
-    root = provider.root()
-    assert root.public_key() == provider.public_key()
-    assert provider.register()["ca_certificate_id"] == root.fingerprint(hashes.SHA256()).hex()
-
-
-def test_another_version_of_the_file_does_not_go_on_with_a_begun_act(provider: Provider) -> None:
-    provider.root()
-    assert "another version of this file" in refusal(lambda: provider.root(validity_days=99), Fault.CEREMONY)
-
-
-def test_a_journal_that_is_damaged_is_told(provider: Provider) -> None:
-    provider.root()
-    (journal,) = (provider.folder / "state").glob("ceremony-root-*.json")
+def test_a_journal_that_is_damaged_is_told(desk: Desk) -> None:
+    desk.perform("root")
+    (journal,) = (desk.folder / "state").glob("ceremony-root-*.json")
     journal.write_text("{half")
-    assert "is damaged" in refusal(provider.root, Fault.CEREMONY)
+    assert "is damaged" in refusal(lambda: desk.perform("root"), Fault.CEREMONY)
 
 
-def test_a_ca_certificate_of_another_key_is_not_registered(provider: Provider) -> None:
-    provider.root()
-    other = replace(provider.key, object="other")
-    signers.generate_key(replace(other, id=b"\x09"), provider.token.pin, provider.token.latch, KeyType.P256)
-    refusal(lambda: provider.register(key=str(other)), Fault.CA_MISMATCH)
-    assert not (provider.folder / "registration.json").exists()
+def test_a_state_folder_that_cannot_be_written_is_told(desk: Desk) -> None:
+    (desk.folder / "not-a-folder").write_text("a file")
+    refusal(lambda: desk.perform("root", state="not-a-folder"), Fault.CEREMONY)
 
 
-@pytest.mark.parametrize(
-    ("trouble", "fault"),
-    [
-        ("UnauthorizedException", Fault.AWS_DENIED),
-        ("ExpiredTokenException", Fault.AWS_DENIED),
-        ("InternalFailureException", Fault.AWS_ERROR),
-    ],
-)
-def test_what_aws_has_against_it_is_told_and_the_act_goes_on_later(
-    provider: Provider, trouble: str, fault: Fault
-) -> None:
-    provider.root()
-    provider.cloud.troubles(api={"RegisterCACertificate": trouble})
-    refusal(provider.register, fault)
-    assert not (provider.folder / "registration.json").exists()
-    provider.cloud.troubles()
-    assert provider.register()["ca_certificate_id"]
-
-
-def test_a_state_folder_that_cannot_be_written_is_told(provider: Provider) -> None:
-    (provider.folder / "state").write_text("a file")
-    refusal(provider.root, Fault.CEREMONY)
-
-
-def test_the_pin_is_in_nothing_that_an_act_leaves(provider: Provider) -> None:
-    provider.root()
-    provider.register()
-    for file in provider.folder.rglob("*"):
+def test_the_pin_is_in_nothing_that_an_act_leaves(desk: Desk) -> None:
+    desk.perform("root")
+    desk.perform("register")
+    for file in desk.folder.rglob("*"):
         if file.is_file():
             assert PIN.encode() not in file.read_bytes(), file
-    assert PIN not in "".join(provider.said)
+    assert PIN not in "".join(desk.said)
+
+
+class TestImport:
+    """An existing CA goes into the token."""
+
+    @pytest.mark.parametrize("encrypted", [False, True])
+    def test_the_seed_s_rsa_ca_is_taken_in_and_registered(self, desk: Desk, encrypted: bool) -> None:
+        old_ca(desk, encrypted=encrypted)
+        source: dict[str, Any] = {"key": "provider-key.pem", "certificate": "provider-ca.pem"}
+        if encrypted:
+            (desk.folder / "passphrase").write_text("geheim\n")
+            (desk.folder / "passphrase").chmod(0o600)
+            source["passphrase"] = {"file": "passphrase"}
+        assert desk.perform("import", source=source)
+        assert desk.ca().public_key() == desk.public_key()
+        assert desk.perform("register")
+        assert desk.described() == ("ACTIVE", "ENABLE")
+        minutes = desk.minutes("import")
+        assert minutes["key_origin"] == "imported"
+        attributes = minutes["token"]["attributes"]
+        assert (attributes["SENSITIVE"], attributes["EXTRACTABLE"], attributes["LOCAL"]) == (True, False, False)
+        assert any("keyUsage" in finding for finding in minutes["findings"])
+        assert b"geheim" not in b"".join(file.read_bytes() for file in desk.folder.glob("minutes*"))
+
+    def test_whether_the_file_is_destroyed_is_the_operator_s_to_say_and_is_looked_at(self, desk: Desk) -> None:
+        old_ca(desk)
+        desk.destroyed = True
+        assert desk.perform("import")
+        (step,) = [step for step in desk.minutes("import")["steps"] if step["name"] == "file"]
+        assert step["result"].startswith("NOT confirmed")
+        assert any("shred -u" in line for line in desk.said)
+
+    def test_a_key_that_is_not_the_certificate_s_is_told_and_named_for_deletion(self, desk: Desk) -> None:
+        old_ca(desk)
+        key = (desk.folder / "provider-key.pem").read_bytes()
+        old_ca(desk)
+        (desk.folder / "provider-key.pem").write_bytes(key)
+        said = refusal(lambda: desk.perform("import"), Fault.CA_MISMATCH)
+        assert "delete it there" in said
+        assert not (desk.folder / "ca.pem").exists()
+
+    @pytest.mark.parametrize("conf", ["basicConstraints=CA:FALSE", "subjectAltName=DNS:a.example"])
+    def test_a_ca_without_ca_true_is_refused_before_the_token_is_touched(self, desk: Desk, conf: str) -> None:
+        old_ca(desk, conf=conf)
+        assert "CA:TRUE" in refusal(lambda: desk.perform("import"), Fault.CA_NOT_CA)
+        assert desk.public_key() is None
+
+    @pytest.mark.parametrize(
+        ("content", "fault", "says"),
+        [
+            ("", Fault.KEY_FILE, "no private key in PEM"),
+            ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", Fault.KEY_FILE, "no private key in PEM"),
+            ("open", Fault.CONFIG, "others may read the CA key"),
+            ("encrypted", Fault.KEY_FILE, "is encrypted; name its `passphrase`"),
+            ("ed25519", Fault.KEY_FILE, "of another kind than p256"),
+            ("rsa1024", Fault.KEY_FILE, "of another kind than p256"),
+        ],
+    )
+    def test_a_file_that_cannot_be_taken_in_is_told_without_a_word_of_it(
+        self, desk: Desk, content: str, fault: Fault, says: str
+    ) -> None:
+        old_ca(desk, encrypted=content == "encrypted")
+        file = desk.folder / "provider-key.pem"
+        match content:
+            case "open":
+                file.chmod(0o644)
+            case "ed25519":
+                openssl(desk.folder, "genpkey", "-algorithm", "ed25519", "-out", "provider-key.pem")
+            case "rsa1024":
+                openssl(desk.folder, "genrsa", "-out", "provider-key.pem", "1024")
+            case "encrypted":
+                pass
+            case _:
+                file.write_text(content)
+        assert says in refusal(lambda: desk.perform("import"), fault)
+        assert desk.public_key() is None
+
+    def test_a_wrong_passphrase_is_told(self, desk: Desk) -> None:
+        old_ca(desk, encrypted=True)
+        (desk.folder / "passphrase").write_text("falsch\n")
+        (desk.folder / "passphrase").chmod(0o600)
+        source = {"key": "provider-key.pem", "certificate": "provider-ca.pem", "passphrase": {"file": "passphrase"}}
+        assert "the passphrase is wrong" in refusal(lambda: desk.perform("import", source=source), Fault.KEY_FILE)
+
+    def test_a_production_ca_is_not_taken_into_a_rehearsal(self, desk: Desk) -> None:
+        old_ca(desk)
+        text = (desk.folder / "ca.conf").read_text().replace(" REHEARSAL", "")
+        (desk.folder / "ca.conf").write_text(text)
+        real = ["-key", "provider-key.pem", "-config", "ca.conf", "-out", "provider-ca.pem"]
+        openssl(desk.folder, "req", "-x509", "-new", *real)
+        refusal(lambda: desk.perform("import"), Fault.SIMULATION_MIXED)
+
+
+class TestIssuing:
+    """A CA under an offline root."""
+
+    def root(self, desk: Desk) -> None:
+        old_ca(desk, conf="basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign")
+        (desk.folder / "provider-ca.pem").rename(desk.folder / "root.pem")
+
+    def certify(self, desk: Desk, extensions: str, out: str = "issued.pem") -> None:
+        (desk.folder / "issued.conf").write_text(
+            f"{extensions}\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+        )
+        by = ["-CA", "root.pem", "-CAkey", "provider-key.pem", "-CAcreateserial", "-days", "90"]
+        openssl(desk.folder, "x509", "-req", "-in", "ca.csr", *by, "-extfile", "issued.conf", "-out", out)
+
+    def test_by_csr_it_takes_two_goes_with_one_key(self, desk: Desk) -> None:
+        self.root(desk)
+        assert not desk.perform("issuing")
+        assert not desk.perform("issuing")
+        assert "CN = issuing CA REHEARSAL" in openssl(
+            desk.folder, "req", "-in", "ca.csr", "-noout", "-subject", "-verify"
+        )
+        self.certify(desk, "basicConstraints=critical,CA:TRUE,pathlen:0")
+        assert desk.perform("issuing")
+        assert desk.ca().public_key() == desk.public_key()
+        assert "ca.pem: OK" in openssl(desk.folder, "verify", "-CAfile", "root.pem", "ca.pem")
+        assert len(desk.minutes("issuing")["sittings"]) == 3
+
+    @pytest.mark.parametrize(
+        ("extensions", "says", "fault"),
+        [
+            ("basicConstraints=critical,CA:TRUE", "has the path length None; 0 was asked for", Fault.CA_MISMATCH),
+            ("basicConstraints=critical,CA:TRUE,pathlen:2", "has the path length 2", Fault.CA_MISMATCH),
+            ("basicConstraints=CA:TRUE,pathlen:0", "its basicConstraints is not critical", Fault.CERTIFICATE_LINT),
+            ("basicConstraints=critical,CA:FALSE", "CA:TRUE", Fault.CA_NOT_CA),
+        ],
+    )
+    def test_what_the_root_s_owner_brings_is_looked_over(
+        self, desk: Desk, extensions: str, says: str, fault: Fault
+    ) -> None:
+        self.root(desk)
+        desk.perform("issuing")
+        self.certify(desk, extensions)
+        assert says in refusal(lambda: desk.perform("issuing"), fault)
+        assert not (desk.folder / "ca.pem").exists()
+
+    def test_a_certificate_of_another_key_or_root_is_not_taken(self, desk: Desk) -> None:
+        self.root(desk)
+        desk.perform("issuing")
+        (desk.folder / "issued.pem").write_bytes((desk.folder / "root.pem").read_bytes())
+        said = refusal(lambda: desk.perform("issuing"), Fault.CA_MISMATCH)
+        assert "is for another key" in said
+        assert "is for O=Seed" in said or "is for CN=Seed" in said
+
+    def test_with_the_root_s_key_in_reach_it_is_one_go(self, desk: Desk) -> None:
+        root_outputs = {"certificate": "root.pem", "minutes": "minutes-root.md"}
+        desk.perform("root", key=desk.uri("root-ca"), path_length=1, outputs=root_outputs)
+        by = {"by": "key", "certificate": "root.pem", "key": desk.uri("root-ca"), "validity_days": 90}
+        root = {**by, "pin": {"file": str(desk.token.pin.file)}}
+        outputs = {"certificate": "ca.pem", "minutes": "minutes-issuing.md"}
+        too_long = {**root, "validity_days": 101}
+        refusal(lambda: desk.perform("issuing", root=too_long, outputs=outputs), Fault.CA_EXPIRES)
+        for journal in (desk.folder / "state").glob("ceremony-issuing-*"):
+            journal.unlink()
+        assert desk.perform("issuing", root=root, outputs=outputs)
+        assert "ca.pem: OK" in openssl(desk.folder, "verify", "-CAfile", "root.pem", "ca.pem")
+        assert desk.perform("register")
+
+
+class TestRegister:
+    """What AWS IoT and the network may have against it."""
+
+    def test_a_ca_certificate_of_another_key_is_not_registered(self, desk: Desk) -> None:
+        desk.perform("root")
+        other = KeyUri.parse(desk.uri("other"))
+        generate_key(replace(other, id=b"\x09"), desk.token.pin, desk.token.latch, KeyType.P256)
+        refusal(lambda: desk.perform("register", key=str(other)), Fault.CA_MISMATCH)
+        assert not (desk.folder / "registration.json").exists()
+
+    @pytest.mark.parametrize(
+        ("trouble", "fault", "says"),
+        [
+            ("UnauthorizedException", Fault.AWS_DENIED, "Unauthorized"),
+            ("ExpiredTokenException", Fault.AWS_DENIED, "ExpiredToken"),
+            ("InternalFailureException", Fault.AWS_ERROR, "InternalFailure"),
+            ("LimitExceededException", Fault.CA_SUBJECT_FULL, "LimitExceeded"),
+            ("RegistrationCodeValidationException", Fault.REGISTRATION_REFUSED, "RegistrationCodeValidation"),
+            ("ThrottlingException", Fault.THROTTLED, "Throttling"),
+        ],
+    )
+    def test_what_aws_has_against_it_is_told_and_the_act_goes_on_later(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch, trouble: str, fault: Fault, says: str
+    ) -> None:
+        monkeypatch.setattr("station.aws.calls._PATIENCE_S", 0.2)
+        desk.perform("root")
+        desk.cloud.troubles(api={"RegisterCACertificate": trouble})
+        assert says in refusal(lambda: desk.perform("register"), fault)
+        assert not (desk.folder / "registration.json").exists()
+        desk.cloud.troubles()
+        assert desk.perform("register")
+        assert desk.described() == ("ACTIVE", "ENABLE")
+
+    def test_a_throttle_that_passes_is_waited_out(self, desk: Desk) -> None:
+        desk.perform("root")
+        desk.cloud.troubles(throttle={"*": 2})
+        assert desk.perform("register")
+
+    def test_without_a_network_nothing_is_registered(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("station.aws.calls._PATIENCE_S", 0.2)
+        desk.perform("root")
+        nobody = {"api_url": "http://127.0.0.1:9"}
+        refusal(lambda: desk.perform("register", simulator=nobody), Fault.CLOUD_UNREACHABLE)
+
+    def test_another_account_or_region_is_told_before_anything_is_registered(self, desk: Desk) -> None:
+        desk.perform("root")
+        wrong = "a1b2c3d4e5f6g7-ats.iot.us-east-1.amazonaws.com"
+        said = refusal(lambda: desk.perform("register", endpoint=wrong), Fault.WRONG_ACCOUNT)
+        assert "nothing was registered" in said
+        api = desk.cloud.boto()
+        name = desk.ca().fingerprint(hashes.SHA256()).hex()
+        with pytest.raises(api.exceptions.ResourceNotFoundException):
+            api.describe_ca_certificate(certificateId=name)
+        api.close()
+
+    def test_an_eleventh_ca_of_one_subject_is_refused_by_name(self, desk: Desk, cloud: SimCloud) -> None:
+        desk.perform("root")
+        api = cloud.boto()
+        subject = desk.ca().subject
+        for _ in range(10):
+            twin = make_ca(subject=subject)
+            api.register_ca_certificate(caCertificate=twin.pem, certificateMode="SNI_ONLY")
+        refusal(lambda: desk.perform("register"), Fault.CA_SUBJECT_FULL)
+        for one in api.list_ca_certificates(pageSize=250)["certificates"]:
+            pem = api.describe_ca_certificate(certificateId=one["certificateId"])["certificateDescription"]
+            if x509.load_pem_x509_certificate(pem["certificatePem"].encode()).subject == subject:
+                api.delete_ca_certificate(certificateId=one["certificateId"])
+        api.close()
+
+    def test_a_ca_without_ca_true_is_not_offered_to_aws(self, desk: Desk) -> None:
+        bad = make_ca(constraints=x509.BasicConstraints(ca=False, path_length=None))
+        (desk.folder / "ca.pem").write_text(bad.pem)
+        refusal(lambda: desk.perform("register"), Fault.CA_NOT_CA)
+
+    def test_a_template_is_registered_with_it_and_looked_at_first(self, desk: Desk) -> None:
+        desk.perform("root")
+        body, role = desk.folder / "jitp.json", "arn:aws:iam::000000000000:role/JITP"
+        template = {"body": "jitp.json", "role_arn": role}
+        for wrong, says in (("{", "is no JSON"), ("[]", "should be an object with Resources")):
+            body.write_text(wrong)
+            assert says in refusal(lambda: desk.perform("register", template=template), Fault.CONFIG)
+        body.write_text('{"Resources": {}}')
+        assert desk.perform("register", template=template)
+        api = desk.cloud.boto()
+        found = api.describe_ca_certificate(certificateId=desk.registration()["ca_certificate_id"])
+        assert found["registrationConfig"] == {"templateBody": '{"Resources": {}}', "roleArn": role}
+        api.close()
+
+    def test_undone_aws_knows_nothing_and_the_file_may_be_performed_anew(self, desk: Desk) -> None:
+        desk.perform("root")
+        desk.perform("register")
+        name = desk.registration()["ca_certificate_id"]
+        desk.undo("register")
+        api = desk.cloud.boto()
+        with pytest.raises(api.exceptions.ResourceNotFoundException):
+            api.describe_ca_certificate(certificateId=name)
+        api.close()
+        assert not (desk.folder / "registration.json").exists()
+        assert "nothing to undo" in refusal(lambda: desk.undo("register"), Fault.CEREMONY)
+        assert desk.perform("register")
+        assert desk.described(name) == ("ACTIVE", "ENABLE")
+        acts = [row.act for row in ceremonies_on_record(desk.folder / "state/ledger.sqlite", simulated=True)]
+        assert acts == ["root", "register", "undo register", "register"]
+
+    def test_what_aws_knew_before_the_act_is_put_back_not_deleted(self, desk: Desk) -> None:
+        desk.perform("root")
+        api = desk.cloud.boto()
+        made = api.register_ca_certificate(
+            caCertificate=(desk.folder / "ca.pem").read_text(), certificateMode="SNI_ONLY"
+        )
+        api.close()
+        desk.perform("register", mode="SNI_ONLY")
+        assert desk.described() == ("ACTIVE", "ENABLE")
+        desk.undo("register")
+        assert desk.described(made["certificateId"]) == ("INACTIVE", "DISABLE")
+
+    def test_an_act_that_made_a_key_is_not_undone(self, desk: Desk) -> None:
+        desk.perform("root")
+        assert "that is what is undone" in refusal(lambda: desk.undo("root"), Fault.CEREMONY)
+
+
+def test_the_seal_is_a_key_apart_and_its_act_seals_its_own_minutes(desk: Desk) -> None:
+    assert desk.perform("seal")
+    public = load_pem_public_key((desk.folder / "seal.pem").read_bytes())
+    assert public != desk.public_key()
+    assert desk.minutes("seal")["seal"]
+
+
+def test_what_does_not_apply_to_an_act_is_an_error(desk: Desk) -> None:
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        ("seal", {"validity_days": 5}, "validity_days: no such key"),
+        ("root", {"region": "us-east-1"}, "region: no such key"),
+        ("issuing", {"validity_days": 9}, "validity_days: no such key"),
+        ("issuing", {"outputs": {"certificate": "a.pem", "minutes": "m.md"}}, "outputs.csr stands with `by: csr`"),
+        ("retire", {"reason": "compromised"}, "waits for nobody"),
+        ("retire", {"ledgers": None}, "ledgers stand with `reason: ended`"),
+        ("register", {"simulator": None}, "only a rehearsal is"),
+        ("register", {"tags": {"aws:x": "1"}}, "must not begin with aws:"),
+        ("rotate", {"new": "old.json"}, "the same registration"),
+        ("root", {"outputs": {"certificate": "m.json", "minutes": "m.md"}}, "two outputs have the same path"),
+        ("root", {"outputs": {"certificate": "ca.pem", "minutes": "minutes"}}, "should end with .md"),
+        ("root", {"rehearsal": False}, "a production CA must not"),
+    ]
+    for name, change, says in wrong:
+        file = desk.write(name, **change)
+        assert says in refusal(partial(load_ceremony, file), Fault.CONFIG)
+
+
+def test_an_explicit_id_names_the_key(desk: Desk, softhsm: Token) -> None:
+    named = replace(desk.key, id=b"\x01\x02")
+    assert desk.perform("root", key=str(named))
+    assert desk.perform("register", key=str(named))
+    assert json.loads((desk.folder / "registration.json").read_text())["rehearsal"]
+
+
+def test_the_verification_certificate_goes_to_nobody_but_aws(desk: Desk) -> None:
+    desk.perform("root")
+    desk.perform("register")
+    pems = [file for file in desk.folder.rglob("*") if file.is_file() and b"BEGIN CERTIFICATE" in file.read_bytes()]
+    held = {
+        x509.load_pem_x509_certificate(file.read_bytes()).public_bytes(Encoding.DER)
+        for file in pems
+        if file.suffix == ".pem"
+    }
+    assert held == {desk.ca().public_bytes(Encoding.DER)}

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from station.config import ConfigError, RegisterAct, RootAct, load, load_ceremony
+from station.config import ConfigError, load, load_ceremony
 from station.config.loader import read
 from station.faults import Fault
 from station.model import KeyOrigin, KeyType
@@ -75,10 +75,10 @@ def test_the_samples_as_shipped_are_right(sample: Path) -> None:
     assert (product.key_type, product.key_origin, product.profile.backdate_s) == (KeyType.P256, KeyOrigin.BOARD, 3600)
 
 
-@pytest.mark.parametrize("name", ["root", "register"])
-def test_the_ceremony_samples_are_right(name: str) -> None:
-    act = load_ceremony(SAMPLES / "ceremony" / f"{name}.yaml")
-    assert isinstance(act, RootAct if name == "root" else RegisterAct)
+@pytest.mark.parametrize("file", sorted((SAMPLES / "ceremony").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_ceremony_samples_are_right(file: Path) -> None:
+    act = load_ceremony(file)
+    assert (act.act, act.rehearsal) == (file.stem, False)
 
 
 def test_the_hash_changes_with_any_file_and_with_nothing_else(sample: Path) -> None:
@@ -275,20 +275,20 @@ class TestCeremony:
         return error.value.detail
 
     def test_a_rehearsal_says_so_in_the_subject(self, tmp_path: Path) -> None:
-        subject = {"common_name": "Device CA", "organization": "X"}
-        assert "should contain REHEARSAL" in self.refused(tmp_path, "root", subject=subject)
+        assert "should contain REHEARSAL" in self.refused(tmp_path, "root", rehearsal=True)
 
     def test_a_production_ca_does_not_say_it_is_a_rehearsal(self, tmp_path: Path) -> None:
-        assert "must not" in self.refused(tmp_path, "root", rehearsal=False)
+        subject = {"common_name": "Device CA REHEARSAL", "organization": "X"}
+        assert "must not" in self.refused(tmp_path, "root", subject=subject)
 
     def test_only_a_rehearsal_registers_at_a_simulator(self, tmp_path: Path) -> None:
-        assert "only a rehearsal does" in self.refused(tmp_path, "register", rehearsal=False)
+        assert "only a rehearsal is" in self.refused(tmp_path, "register", rehearsal=True)
 
-    def test_registration_without_proof_of_possession_is_refused(self, tmp_path: Path) -> None:
-        assert "mode: Input should be 'DEFAULT'" in self.refused(tmp_path, "register", mode="SNI_ONLY")
+    def test_the_endpoint_is_one_of_the_region(self, tmp_path: Path) -> None:
+        assert "should be xxxx-ats.iot.eu-west-1" in self.refused(tmp_path, "register", region="eu-west-1")
 
     def test_an_unknown_act_is_refused(self, tmp_path: Path) -> None:
-        assert "'root', 'register'" in self.refused(tmp_path, "register", act="burn")
+        assert "'root', 'issuing', 'import'" in self.refused(tmp_path, "register", act="burn")
 
 
 @given(st.binary(max_size=200))

@@ -34,7 +34,7 @@ from ledgers import (
 
 from station.faults import Fault, FaultError
 from station.interfaces import Ledger, OrderBook
-from station.ledger import Outbox, SqliteLedger, anchors, orders
+from station.ledger import CeremonyRow, Outbox, SqliteLedger, anchors, note_ceremony, orders
 from station.ledger.schema import metadata, restorations
 from station.model import KeyProof
 
@@ -76,6 +76,10 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with ledger.store.write() as connection:
         connection.execute(sa.insert(restorations).values(seq=1, restored_by="linh", at=datetime.now(UTC)))
     ledger.dispose()
+    when = datetime.now(UTC)
+    act = CeremonyRow("id", "root", "0" * 64, "linh", "1", "0" * 64, "", "", when, when)
+    note_ceremony(ledger.store.path, act, simulated=False)
+    note_ceremony(ledger.store.path, act, simulated=False)
     return ledger.store.path
 
 

@@ -196,43 +196,9 @@ class Registry:
                 self._calls(operation, **arguments)
         return [operation for operation, _ in tries]
 
-    def registration_code(self) -> str:
-        """What the verification certificate is to be made out to (GetRegistrationCode)."""
-        return str(self._calls("get_registration_code", "registrationCode"))
-
     def data_endpoint(self) -> str:
         """Where units connect (DescribeEndpoint, iot:Data-ATS; never the legacy iot:Data)."""
         return str(self._calls("describe_endpoint", "endpointAddress", endpointType="iot:Data-ATS"))
-
-    def register_ca(self, ca_pem: str, verification_pem: str) -> str:
-        """Register the CA in DEFAULT mode, active, auto-registration on; returns its id. May be repeated.
-
-        Raises:
-            FaultError: `Fault.CA_NOT_CA`, or `Fault.REGISTRATION_REFUSED` with what AWS IoT has against it.
-        """
-        # By the DER's hash, as for every certificate: a registration that was made before tells its id in prose only.
-        name = certificate_id(x509.load_pem_x509_certificate(ca_pem.encode()))
-        try:
-            name = str(
-                self._calls(
-                    "register_ca_certificate",
-                    "certificateId",
-                    caCertificate=ca_pem,
-                    verificationCertificate=verification_pem,
-                    setAsActive=True,
-                    allowAutoRegistration=True,
-                )
-            )
-        except RefusedError as error:
-            not_ca = "CA certificate is not valid" in error.detail
-            raise FaultError(Fault.CA_NOT_CA if not_ca else Fault.REGISTRATION_REFUSED, error.detail) from error
-        except ExistsError as error:
-            if self.find_ca(name) is None:
-                raise FaultError(Fault.REGISTRATION_REFUSED, f"{error.detail}, but not with the id {name}") from error
-            self._calls(
-                "update_ca_certificate", certificateId=name, newStatus="ACTIVE", newAutoRegistrationStatus="ENABLE"
-            )
-        return name
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from station.cli import care, ledger, line, setup
+from station.cli import care, ceremony, ledger, line, setup
 from station.faults import Fault, FaultError
 
 _DEFAULT_CONFIG = "/etc/station/station.yaml"
@@ -76,6 +76,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    for module in (line, ledger, setup, care):
+    for module in (line, ledger, ceremony, setup, care):
         module.add_to(commands)
     return parser

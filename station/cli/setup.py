@@ -1,9 +1,8 @@
-"""Commands before a line works: settings, ceremonies, the token, one board by hand, the demo."""
+"""Commands before a line works: settings, the token, one board by hand, the demo."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from station.cli.parsing import Commands, command, group, print_json, with_json
@@ -12,10 +11,6 @@ from station.cli.parsing import Commands, command, group, print_json, with_json
 def add_to(commands: Commands) -> None:
     """Add this module's commands."""
     command(group(commands, "config", "settings"), "check", _config_check, "read all settings, name every mistake")
-
-    act = command(commands, "ceremony", _ceremony, "perform the act that a reviewed file describes; may be repeated")
-    act.add_argument("file", type=Path)
-    act.add_argument("--yes", action="store_true", help="do not ask after printing the plan")
 
     command(
         group(commands, "hsm", "the CA key's token"),
@@ -40,28 +35,6 @@ def _config_check(arguments: argparse.Namespace) -> None:
     config = load(arguments.config, boards.options)
     fit.check(config)
     print(f"{arguments.config} is right: {len(config.slots)} slot(s), products {', '.join(sorted(config.products))}")
-
-
-def _ceremony(arguments: argparse.Namespace) -> int:
-    from station import ceremony
-    from station.config import load_ceremony
-
-    act = load_ceremony(arguments.file)
-    for line in ceremony.plan(act):
-        print(line)
-    if not arguments.yes and not _agreed():
-        print("nothing was done", file=sys.stderr)
-        return 1
-    ceremony.perform(act, arguments.file, lambda line: print(line, flush=True))
-    return 0
-
-
-def _agreed() -> bool:
-    try:
-        return input("Type yes to go on: ").strip() == "yes"
-    except EOFError:  # nobody there to ask: a script says --yes
-        print()
-        return False
 
 
 def _clear_pin(arguments: argparse.Namespace) -> None:

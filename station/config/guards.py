@@ -64,7 +64,8 @@ def _real(station: StationFile, roots: list[x509.Certificate], *, rehearsed: boo
     if aws.simulator is not None:
         yield ("aws", "simulator"), "must not stand here with `simulate: false`"
     if not named:
-        yield from _endpoint(aws.endpoint, aws.region)
+        if problem := endpoint_problem(aws.endpoint, aws.region):
+            yield ("aws", "endpoint"), problem
         if any(root.fingerprint(hashes.SHA256()).hex() not in _AMAZON for root in roots):
             yield (
                 ("aws", "server_roots"),
@@ -90,17 +91,14 @@ def _consoles() -> list[str]:
         return []
 
 
-def _endpoint(endpoint: str, region: str) -> Iterator[_Problem]:
+def endpoint_problem(endpoint: str, region: str) -> str | None:
+    """Why this is not a data endpoint of that region as AWS names it; None where it is one."""
     suffix = f".iot.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")
     if re.fullmatch(rf"[a-z0-9]{{6,32}}-ats{re.escape(suffix)}", endpoint):
-        return
+        return None
     if re.fullmatch(rf"[a-z0-9]{{6,32}}{re.escape(suffix)}", endpoint):
-        yield ("aws", "endpoint"), "is the old data endpoint (its roots are no longer trusted); use the one with -ats"
-        return
-    yield (
-        ("aws", "endpoint"),
-        f"should be xxxx-ats{suffix}, as `aws iot describe-endpoint --endpoint-type iot:Data-ATS` prints it",
-    )
+        return "is the old data endpoint (its roots are no longer trusted); use the one with -ats"
+    return f"should be xxxx-ats{suffix}, as `aws iot describe-endpoint --endpoint-type iot:Data-ATS` prints it"
 
 
 def _certificates(document: Document, where: Location, path: Path) -> list[x509.Certificate]:

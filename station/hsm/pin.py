@@ -37,7 +37,8 @@ class PinSource:
         path = self._path()
         try:
             with path.open("rb") as file:
-                self._refuse_open_files(path, os.fstat(file.fileno()))
+                # systemd guards its own folder
+                refuse_open_files(path, os.fstat(file.fileno()), "the PIN", guarded=self.file is None)
                 raw = file.read(_MAX_PIN + 2)
         except OSError as error:
             raise FaultError(Fault.CONFIG, f"the PIN cannot be read from {path}: {error.strerror}") from error
@@ -61,13 +62,17 @@ class PinSource:
             )
         return Path(folder) / (self.credential or "")
 
-    def _refuse_open_files(self, path: Path, found: os.stat_result) -> None:
-        if not stat.S_ISREG(found.st_mode):
-            raise FaultError(Fault.CONFIG, f"the PIN should be in a plain file, which {path} is not")
-        if self.file is None:
-            return  # systemd guards its own folder
-        if found.st_mode & 0o077 or found.st_uid not in {os.geteuid(), 0}:
-            raise FaultError(Fault.CONFIG, f"others may read the PIN; next: chown and chmod 0600 {path}")
+
+def refuse_open_files(path: Path, found: os.stat_result, what: str, *, guarded: bool = False) -> None:
+    """Refuse a secret's file that others may read.
+
+    Raises:
+        FaultError: `Fault.CONFIG`.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        raise FaultError(Fault.CONFIG, f"{what} should be in a plain file, which {path} is not")
+    if not guarded and (found.st_mode & 0o077 or found.st_uid not in {os.geteuid(), 0}):
+        raise FaultError(Fault.CONFIG, f"others may read {what}; next: chown and chmod 0600 {path}")
 
 
 class PinLatch:

@@ -170,30 +170,69 @@ class Signers:
         return _Child(self._key, self._pin, self._latch_folder, deadline, write=False)
 
 
-def generate_key(key: KeyUri, pin: PinSource, latch_folder: Path, key_type: KeyType) -> PublicKey:
-    """Make the CA's key pair in the token, under the URI's label and id; returns the public half.
+class KeyMaker:
+    """A session that may write: it makes one key pair, or takes it in. Use as a context manager.
 
-    Raises:
-        FaultError: `Fault.HSM_KEY` where a key of this name exists; `Fault.HSM_KEY_ATTRIBUTES` where the token made
-            it otherwise than told (it is destroyed again); any other C fault.
+    ``key`` names the pair that is to be: its label, and an id that nobody else has.
     """
-    answer = _once(key, pin, latch_folder, {"do": "generate", "key_type": key_type.value}, write=True)
-    return _public(answer["public"])
+
+    def __init__(self, key: KeyUri, pin: PinSource, latch_folder: Path) -> None:
+        self._deadline = time.monotonic() + _GENERATE_S
+        self._child = _Child(key, pin, latch_folder, self._deadline, write=True)
+
+    def __enter__(self) -> Self:
+        """The session is open already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the child."""
+        self._child.kill()
+
+    def named_alike(self) -> bool:
+        """Whether the token holds any key of this label, whatever its id."""
+        return bool(self._child.ask({"do": "named-alike"}, self._deadline)["found"])
+
+    def generate(self, key_type: KeyType, *, again: bool = False) -> PublicKey:
+        """Make the pair; returns the public half. ``again``: an earlier try was perhaps cut, take what it made.
+
+        Raises:
+            FaultError: `Fault.HSM_KEY` where a key of this name exists; `Fault.HSM_KEY_ATTRIBUTES` where the token
+                made it otherwise than told (it is destroyed again); any other C fault.
+        """
+        order = {"do": "generate", "key_type": key_type.value, "again": again}
+        return _public(self._child.ask(order, self._deadline)["public"])
+
+    def take_in(self, file: Path, passphrase: PinSource | None, *, again: bool = False) -> PublicKey:
+        """Take the key of a PEM file into the token; the file is read by the token's child alone. As `generate`.
+
+        Raises:
+            FaultError: `Fault.KEY_FILE` where the file holds no key for a token, or its passphrase is wrong.
+        """
+        order = {
+            "do": "import",
+            "key_file": str(file),
+            "passphrase_credential": passphrase.credential if passphrase else None,
+            "passphrase_file": str(passphrase.file) if passphrase and passphrase.file else None,
+            "again": again,
+        }
+        return _public(self._child.ask(order, self._deadline)["public"])
+
+
+def generate_key(key: KeyUri, pin: PinSource, latch_folder: Path, key_type: KeyType) -> PublicKey:
+    """Make a key pair in the token; see `KeyMaker.generate`."""
+    with KeyMaker(key, pin, latch_folder) as maker:
+        return maker.generate(key_type)
 
 
 def find_public_key(key: KeyUri, pin: PinSource, latch_folder: Path) -> PublicKey | None:
     """The public half of the key that the URI names; None where the token holds none of this name."""
-    answer = _once(key, pin, latch_folder, {"do": "find"}, write=False)
-    return _public(answer["public"]) if answer["public"] else None
-
-
-def _once(key: KeyUri, pin: PinSource, latch_folder: Path, order: dict[str, Any], *, write: bool) -> dict[str, Any]:
     deadline = time.monotonic() + _GENERATE_S
-    child = _Child(key, pin, latch_folder, deadline, write=write)
+    child = _Child(key, pin, latch_folder, deadline, write=False)
     try:
-        return child.ask(order, deadline)
+        answer = child.ask({"do": "find"}, deadline)
     finally:
         child.kill()
+    return _public(answer["public"]) if answer["public"] else None
 
 
 def _public(text: str) -> PublicKey:

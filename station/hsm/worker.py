@@ -13,8 +13,9 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pkcs11
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, TokenFlag
@@ -25,6 +26,9 @@ from station.faults import Fault, FaultError
 from station.hsm.frames import Broken, receive, send
 from station.hsm.pin import PinLatch, PinSource
 from station.hsm.uri import KeyUri
+
+if TYPE_CHECKING:
+    from station.hsm.key_file import FoundKey
 
 _TOKEN_TRIES: Final = 5
 _TOKEN_WAIT_S: Final = 0.05
@@ -56,6 +60,7 @@ class Token:
         self.module = _load(key)
         self.token = _find_token(self.module, key)
         self.session = self._log_in(pin, latch, write=write)
+        self.key: Any = None  # that signs, once it has signed
 
     def _log_in(self, pin: PinSource, latch: PinLatch, *, write: bool) -> Any:
         secret = pin.read()
@@ -84,6 +89,13 @@ class Token:
             wanted[Attribute.ID] = self._uri.id
         return list(self.session.get_objects(wanted))
 
+    def named_alike(self) -> bool:
+        """Whether any key here has the URI's label."""
+        return any(
+            list(self.session.get_objects({Attribute.CLASS: kind, Attribute.LABEL: self._uri.object}))
+            for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
+        )
+
     def private_key(self) -> Any:
         """The one private key that the URI names, protected as a CA key must be."""
         found = self.objects(ObjectClass.PRIVATE_KEY)
@@ -105,18 +117,43 @@ class Token:
         _demand(private[0], _REQUIRED)
         return _encoded(public[0])
 
-    def generate(self, key_type: str) -> bytes:
+    def generate(self, key_type: str, *, again: bool) -> bytes:
         """Make the key pair, read it back, and destroy it again where the token made it other than it was told."""
-        if self.objects(ObjectClass.PRIVATE_KEY) or self.objects(ObjectClass.PUBLIC_KEY):
+        return self._made(lambda: self._generate(key_type), again=again)
+
+    def take_in(self, key: FoundKey, *, again: bool) -> bytes:
+        """Put a key that was made elsewhere into the token, for good."""
+        names = {Attribute.ID: self._uri.id, Attribute.LABEL: self._uri.object, Attribute.TOKEN: True}
+
+        from station.hsm import key_file  # noqa: PLC0415 - slow to load, and only a ceremony wants it
+
+        def create() -> tuple[Any, Any]:
+            public, private = key_file.objects(key)
+            made = self.session.create_object({**public, **names, Attribute.PRIVATE: False})
+            # Unstated attributes default to True on some tokens (hsm.md).
+            told = {getattr(Attribute, name): value for name, value in _MADE.items()}
+            return made, self.session.create_object({**private, **names, **told})
+
+        return self._made(create, again=again)
+
+    def _made(self, make: Callable[[], tuple[Any, Any]], *, again: bool) -> bytes:
+        """``again``: the URI's id is the caller's own, so a pair of it is what an earlier try made, or half of that."""
+        private, public = self.objects(ObjectClass.PRIVATE_KEY), self.objects(ObjectClass.PUBLIC_KEY)
+        if again and self._uri.id:
+            if private and public and (whole := self.public_key()) is not None:
+                return whole
+            for half in (*private, *public):
+                half.destroy()
+        elif private or public:
             raise FaultError(Fault.HSM_KEY, f"the token holds a key of this name already: {self._uri}")
-        public, private = self._generate(key_type)
+        made, secret = make()
         try:
-            _demand(private, _MADE)
+            _demand(secret, _MADE)
         except FaultError:
-            private.destroy()
-            public.destroy()
+            secret.destroy()
+            made.destroy()
             raise
-        return _encoded(public)
+        return _encoded(made)
 
     def _generate(self, key_type: str) -> tuple[Any, Any]:
         common = {
@@ -144,6 +181,7 @@ class Token:
             "manufacturer": self.token.manufacturer_id,
             "model": self.token.model,
             "wrong_pin_before": bool(self.flags_before & TokenFlag.USER_PIN_COUNT_LOW),
+            "firmware": ".".join(str(part) for part in self.token.firmware_version),
             "attributes": {
                 name: _read(key, name) for name in (*_MADE, "ALWAYS_SENSITIVE", "NEVER_EXTRACTABLE", "LOCAL")
             },
@@ -222,28 +260,17 @@ def _encoded(public: Any) -> bytes:
 def _serve(channel: socket.socket) -> None:
     """Answer until the other end goes. The first frame says which token; later ones what to do with it."""
     token: Token | None = None
-    key: Any = None
     while True:
         try:
             order = receive(channel)
         except Broken:
             return
         try:
-            match order["do"]:
-                case "open":
-                    token = _opened(order)
-                    answer: dict[str, Any] = {}
-                case "sign" if token is not None:
-                    key = key or token.private_key()
-                    signature = key.sign(bytes.fromhex(order["data"]), mechanism=_MECHANISMS[order["mechanism"]])
-                    answer = {"signature": signature.hex()}
-                case "describe" if token is not None:
-                    answer = token.describe()
-                case "find" if token is not None:
-                    found = token.public_key()
-                    answer = {"public": found.hex() if found else None}
-                case "generate" if token is not None:
-                    answer = {"public": token.generate(order["key_type"]).hex()}
+            if token is None:
+                token = _opened(order)
+                answer: dict[str, Any] = {}
+            else:
+                answer = _answer(token, order)
         except FaultError as error:
             answer = {"fault": error.fault.code, "detail": error.detail}
         except p11.PKCS11Error as error:
@@ -251,10 +278,39 @@ def _serve(channel: socket.socket) -> None:
         send(channel, answer)
 
 
+def _answer(token: Token, order: dict[str, Any]) -> dict[str, Any]:
+    match order["do"]:
+        case "sign":
+            token.key = token.key or token.private_key()
+            signature = token.key.sign(bytes.fromhex(order["data"]), mechanism=_MECHANISMS[order["mechanism"]])
+            return {"signature": signature.hex()}
+        case "find":
+            found = token.public_key()
+            return {"public": found.hex() if found else None}
+        case "named-alike":
+            return {"found": token.named_alike()}
+        case "generate":
+            return {"public": token.generate(order["key_type"], again=order["again"]).hex()}
+        case "import":
+            return {"public": token.take_in(_key_in_file(order), again=order["again"]).hex()}
+    return token.describe()
+
+
+def _source(order: dict[str, Any], what: str) -> PinSource:
+    file = order[f"{what}_file"]
+    return PinSource(credential=order[f"{what}_credential"], file=Path(file) if file else None)
+
+
+def _key_in_file(order: dict[str, Any]) -> FoundKey:
+    from station.hsm import key_file  # noqa: PLC0415 - as above
+
+    wanted = order["passphrase_file"] or order["passphrase_credential"]
+    return key_file.read(Path(order["key_file"]), _source(order, "passphrase") if wanted else None)
+
+
 def _opened(order: dict[str, Any]) -> Token:
     key = KeyUri.parse(order["key"])
-    file = order["pin_file"]
-    pin = PinSource(credential=order["pin_credential"], file=Path(file) if file else None)
+    pin = _source(order, "pin")
     return Token(key, pin, PinLatch(Path(order["latch"]), key), write=order["write"])
 
 

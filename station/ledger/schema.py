@@ -207,6 +207,14 @@ outbox_done = sa.Table(
     _text("number", sa.ForeignKey("outbox.number"), key=True),
     _at(),
 )
+ceremonies = sa.Table(
+    "ceremonies",
+    metadata,
+    _text("id", key=True),
+    *(_text(name) for name in ("act", "file_hash", "performed_by", "software", "minutes_hash", "seal", "ca")),
+    _at("began_at"),
+    _at("ended_at"),
+)
 
 # The proof. Each link covers the rows that one transaction added (`station.ledger.chain`).
 chain = sa.Table(

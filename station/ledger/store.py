@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from station.faults import Fault, FaultError
 from station.ledger import chain, schema
 
-_HEAD: Final = "0004"
+_HEAD: Final = "0005"
 _BUSY_S: Final = 5.0
 _QUEUE_S: Final = 15.0
 _IMMEDIATE: Final = {"begin": "BEGIN IMMEDIATE"}

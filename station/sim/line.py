@@ -22,6 +22,7 @@ from station.faults import FaultError
 
 _PATIENCE_S = 20.0
 _MODULES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so")
+TOKEN = "demo"  # noqa: S105 - a label
 _POLICY = {
     "Version": "2012-10-17",
     "Statement": [
@@ -78,11 +79,11 @@ class Provider:
 def make_provider(folder: Path, parts: ExitStack, say: Callable[[str], None] = lambda _: None) -> Provider:
     """A fresh token, a cloud that ends with ``parts``, and both ceremonies."""
     folder.mkdir(parents=True)
-    environment = {**os.environ, **_aws_credentials(), **_make_token(folder)}
+    environment = {**os.environ, **aws_credentials(), **make_token(folder)}
     say("a fresh SoftHSM token is made")
     cloud = start_cloud(folder / "cloud", parts, environment)
     say(f"the simulated AWS IoT listens on {cloud['api_url']} and port {cloud['mqtt_port']}")
-    key = f"pkcs11:token=demo;object=device-ca;type=private?module-path={softhsm_module()}"
+    key = f"pkcs11:token={TOKEN};object=device-ca;type=private?module-path={softhsm_module()}"
     _ceremony(folder, environment, _root_act(key), "root")
     say("ceremony root: the CA key is in the token, its certificate is written")
     _ceremony(folder, environment, _register_act(key, cloud), "register")
@@ -92,11 +93,12 @@ def make_provider(folder: Path, parts: ExitStack, say: Callable[[str], None] = l
     return Provider(folder, cloud, key, registration, environment)
 
 
-def _aws_credentials() -> dict[str, str]:
+def aws_credentials() -> dict[str, str]:
+    """What the simulated cloud takes; no other credentials are looked for."""
     return {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
-def _make_token(folder: Path) -> dict[str, str]:
+def make_token(folder: Path) -> dict[str, str]:
     """An initialised SoftHSM token under ``folder``; returns the environment that names it."""
     (folder / "tokens").mkdir()
     conf = folder / "softhsm2.conf"
@@ -110,7 +112,7 @@ def _make_token(folder: Path) -> dict[str, str]:
         "--init-token",
         "--free",
         "--label",
-        "demo",
+        TOKEN,
         "--pin",
         pin,
         "--so-pin",
@@ -164,7 +166,7 @@ def _root_act(key: str) -> dict[str, Any]:
         "subject": {"common_name": "Demo Device CA REHEARSAL", "organization": "Demo"},
         "validity_days": 3650,
         "path_length": 0,
-        "outputs": {"certificate": "ca.pem"},
+        "outputs": {"certificate": "ca.pem", "minutes": "minutes-root.md"},
     }
 
 
@@ -179,7 +181,7 @@ def _register_act(key: str, cloud: Mapping[str, Any]) -> dict[str, Any]:
         "region": cloud["region"],
         "mode": "DEFAULT",
         "simulator": {"api_url": cloud["api_url"]},
-        "outputs": {"registration": "registration.json"},
+        "outputs": {"registration": "registration.json", "minutes": "minutes-register.md"},
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from station.sim.troubles import API_ERRORS, Troubles
 
@@ -30,6 +31,8 @@ _OPERATIONS: Final = tuple(
         ("POST", r"/cacertificate", "RegisterCACertificate"),
         ("GET", r"/cacertificate/[0-9a-f]+", "DescribeCACertificate"),
         ("PUT", r"/cacertificate/[0-9a-f]+", "UpdateCACertificate"),
+        ("DELETE", r"/cacertificate/[0-9a-f]+", "DeleteCACertificate"),
+        ("GET", r"/certificates-by-ca/[0-9a-f]+", "ListCertificatesByCA"),
         ("GET", r"/registrationcode", "GetRegistrationCode"),
         ("GET", r"/endpoint", "DescribeEndpoint"),
         ("PUT", r"/target-policies/.+", "AttachPolicy"),
@@ -96,9 +99,20 @@ class StrictApi:
                 return 400, "InvalidRequestException", f"Cannot update the certificate status to {asked}"
         if operation == "RegisterCACertificate" and not _is_ca(_parsed(body).get("caCertificate", "")):
             return 400, "CertificateValidationException", "CA certificate is not valid"
+        if operation == "RegisterCACertificate" and self._subject_is_full(_parsed(body).get("caCertificate", "")):
+            return 410, "LimitExceededException", "The limit of 10 CA certificates with the same subject is exceeded"
         if operation == "DescribeCertificate" and self._not_visible_yet(scope["path"].rsplit("/", 1)[1]):
             return 404, "ResourceNotFoundException", "Certificate not found"
         return None
+
+    def _subject_is_full(self, pem: str) -> bool:
+        """AWS IoT quotas: CA certificates with the same subject field, 10 an account and region."""
+        subject = x509.load_pem_x509_certificate(pem.encode()).subject
+        held = [
+            x509.load_pem_x509_certificate(one["certificatePem"].encode())
+            for one in self._iot._ca_certificates.values()
+        ]
+        return sum(one.subject == subject for one in held if one.public_bytes(Encoding.PEM) != pem.encode()) >= 10
 
     def _not_visible_yet(self, certificate_id: str) -> bool:
         for (_, _, key), record in list(self._iot._certificates._data.items()):

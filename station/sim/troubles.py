@@ -10,6 +10,7 @@ from typing import Any, Final
 API_ERRORS: Final = {
     "InvalidRequestException": 400,
     "CertificateValidationException": 400,
+    "RegistrationCodeValidationException": 400,
     "LimitExceededException": 410,
     "ThrottlingException": 429,
     "UnauthorizedException": 401,

@@ -1,0 +1,137 @@
+"""Acts `rotate` and `retire`: a CA goes out of service, when nothing waits for it any more.
+
+Units that are ACTIVE are not touched: an INACTIVE CA registers no new certificate, and that is all (AWS IoT developer
+guide, "Deactivate a CA certificate").
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from station.aws import CaRecord, CaRegistry
+from station.ceremony.registration import Registration, load_registration
+from station.ceremony.session import Session
+from station.config.acts import RetireAct, RotateAct
+from station.config.settings import Simulator
+from station.faults import Fault, FaultError
+from station.ledger.waiting import waiting_for
+
+_SHOWN = 5
+
+
+def plan(act: RotateAct | RetireAct) -> list[str]:
+    """What the act will do."""
+    asked = (
+        f"ask {len(act.ledgers)} ledger(s) for open orders and units that wait for it; if any does, the act waits too"
+    )
+    match act:
+        case RotateAct():
+            return [
+                f"see that the new CA ({act.new}) is ACTIVE with auto-registration on",
+                asked + f" (old CA: {act.old})",
+                "set the old CA INACTIVE, auto-registration off; units that are ACTIVE go on",
+            ]
+        case RetireAct():
+            compromised = "do not wait for anybody: the key is compromised"
+            return [
+                asked if act.ledgers else compromised,
+                f"set the CA of {act.registration} INACTIVE, auto-registration off; units that are ACTIVE go on",
+                *(["delete it in AWS IoT; this cannot be undone"] if act.delete else []),
+            ]
+
+
+def perform_rotate(act: RotateAct, session: Session) -> bool:
+    """Perform it; returns False while something waits for the old CA."""
+    old, new = (_registration(path, rehearsal=act.rehearsal) for path in (act.old, act.new))
+    if old.ca_certificate_id == new.ca_certificate_id:
+        raise FaultError(Fault.CEREMONY, f"{act.old} and {act.new} register the same CA")
+    found = _known(_registry(new, act.simulator), new)
+    if (found.status, found.auto_registration) != ("ACTIVE", "ENABLE"):
+        raise FaultError(Fault.CA_NOT_ACCEPTING, f"the new {found}")
+    session.step("new", f"the new {found}")
+    return _put_out(act, old, session)
+
+
+def perform_retire(act: RetireAct, session: Session) -> bool:
+    """Perform it; returns False while something waits for the CA."""
+    registration = _registration(act.registration, rehearsal=act.rehearsal)
+    if not _put_out(act, registration, session):
+        return False
+    if act.delete:
+        _registry(registration, act.simulator).delete_ca(registration.ca_certificate_id)
+        session.step("deleted", f"CA {registration.ca_certificate_id} is deleted in AWS IoT")
+    return True
+
+
+def undo(act: RotateAct | RetireAct, session: Session) -> None:
+    """Put the CA back into service."""
+    path = act.old if isinstance(act, RotateAct) else act.registration
+    registration = _registration(path, rehearsal=act.rehearsal)
+    registry = _registry(registration, act.simulator)
+    if isinstance(act, RetireAct) and act.delete and registry.describe_ca(registration.ca_certificate_id) is None:
+        raise FaultError(Fault.CEREMONY, "a CA that was deleted is registered anew by the act register, not undone")
+    registry.switch_ca(registration.ca_certificate_id, on=True)
+    session.step("undone", f"back in service: {_known(registry, registration)}")
+
+
+def _put_out(act: RotateAct | RetireAct, registration: Registration, session: Session) -> bool:
+    registry = _registry(registration, act.simulator)
+    name = registration.ca_certificate_id
+    session.evidence["aws"] = {"region": registration.region, "id": name, "endpoint": registration.endpoint}
+    if not any(step["name"] == "out" for step in session.journal.facts["steps"]):
+        _known(registry, registration)
+        if act.ledgers and not _nothing_waits(act.ledgers, registration, registry, session):
+            return False
+        registry.switch_ca(name, on=False)
+        session.step("out", f"out of service: {_known(registry, registration)}")
+    return True
+
+
+def _nothing_waits(
+    ledgers: tuple[Path, ...], registration: Registration, registry: CaRegistry, session: Session
+) -> bool:
+    orders: set[str] = set()
+    units: dict[str, str] = {}
+    for path in ledgers:
+        found = waiting_for(path, registration.ca_certificate_id, simulated=registration.rehearsal)
+        orders.update(found.orders)
+        units.update(found.units)
+    if units:  # AWS IoT knows those that have connected since
+        for page in registry.certificates_of(registration.ca_certificate_id):
+            known = set(page)
+            units = {serial: one for serial, one in units.items() if one not in known}
+    if orders or units:
+        session.say(f"the CA {registration.ca_certificate_id} stays in service, for these wait for it:")
+        session.say(f"  {len(orders)} open order(s) built under it{_some(orders)}")
+        session.say(f"  {len(units)} PROVISIONED unit(s) that have still to register{_some(units)}")
+        session.say("perform this file again when the orders are closed and the units have connected")
+        return False
+    session.step("waits", f"no open order and no PROVISIONED unit waits for it, by {len(ledgers)} ledger(s)")
+    return True
+
+
+def _some(names: set[str] | dict[str, str]) -> str:
+    shown = sorted(names)[:_SHOWN]
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f": {', '.join(shown)}{more}" if shown else ""
+
+
+def _registration(path: Path, *, rehearsal: bool) -> Registration:
+    found = load_registration(path)
+    if found.rehearsal is not rehearsal:
+        raise FaultError(Fault.SIMULATION_MIXED, f"{path} and the act are not both a rehearsal's")
+    return found
+
+
+def _registry(registration: Registration, simulator: Simulator | None) -> CaRegistry:
+    return CaRegistry(registration.region, api_url=simulator.api_url if simulator else None)
+
+
+def _known(registry: CaRegistry, registration: Registration) -> CaRecord:
+    found = registry.describe_ca(registration.ca_certificate_id)
+    if found is None:
+        raise FaultError(
+            Fault.CA_UNKNOWN_HERE,
+            f"CA {registration.ca_certificate_id} is not registered in this account and region {registration.region}",
+        )
+    return found

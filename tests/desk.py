@@ -1,0 +1,145 @@
+"""A provider at its desk, for tests: act files in a folder, a token, the simulated AWS IoT, and what the acts said."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cloud import SimCloud
+from cryptography import x509
+from tokens import Token
+
+from station import ceremony
+from station.ca import load_ca_certificate
+from station.ceremony import People
+from station.config import load_ceremony
+from station.faults import Fault, FaultError
+from station.hsm.signers import find_public_key
+from station.hsm.uri import KeyUri
+from station.ledger.store import Store
+
+Acts = dict[str, dict[str, Any]]
+
+
+@dataclass
+class Desk:
+    """Acts by their names; ``perform`` is what the command does."""
+
+    folder: Path
+    token: Token
+    cloud: SimCloud
+    said: list[str] = field(default_factory=list)
+    destroyed: bool = False
+    # AWS IoT takes ten CAs of one subject, and all tests share a cloud.
+    organization: str = field(default_factory=lambda: f"Example {secrets.token_hex(4)}")
+
+    @property
+    def key(self) -> KeyUri:
+        return KeyUri(self.token.label, self.token.module, "device-ca")
+
+    def uri(self, name: str) -> str:
+        return str(KeyUri(self.token.label, self.token.module, name))
+
+    def write(self, name: str, **changes: Any) -> Path:
+        """An act's file: its usual content with changes; None leaves a key out."""
+        file = self.folder / f"{name}.yaml"
+        content = {"rehearsal": True, "state": "state", **self._usual(name), **changes}
+        file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+        return file
+
+    def _usual(self, name: str) -> dict[str, Any]:
+        in_token = {"key": str(self.key), "pin": {"file": str(self.token.pin.file)}}
+        at_aws = {"simulator": {"api_url": self.cloud.said["api_url"]}}
+        ca = {"key_type": "p256", "subject": {"common_name": f"{name} CA REHEARSAL", "organization": self.organization}}
+        minutes = {"minutes": f"minutes-{name}.md"}
+        match name:
+            case "root":
+                own = {**in_token, **ca, "validity_days": 100, "outputs": {"certificate": "ca.pem", **minutes}}
+            case "issuing":
+                root = {"by": "csr", "certificate": "root.pem", "issued": "issued.pem"}
+                own = {**in_token, **ca, "root": root}
+                own |= {"outputs": {"csr": "ca.csr", "certificate": "ca.pem", **minutes}}
+            case "import":
+                source = {"key": "provider-key.pem", "certificate": "provider-ca.pem"}
+                own = {**in_token, "source": source, "outputs": {"certificate": "ca.pem", **minutes}}
+            case "register":
+                own = {**in_token, **at_aws, "certificate": "ca.pem", "region": self.cloud.said["region"]}
+                own |= {"outputs": {"registration": "registration.json", **minutes}}
+            case "rotate":
+                own = {**at_aws, "old": "old.json", "new": "registration.json", "ledgers": ["line.sqlite"]}
+                own |= {"outputs": minutes}
+            case "retire":
+                own = {**at_aws, "registration": "registration.json", "reason": "ended", "ledgers": ["line.sqlite"]}
+                own |= {"outputs": minutes}
+            case _:
+                own = {**in_token, "key": self.uri("station-seal"), "outputs": {"public": "seal.pem", **minutes}}
+        return {"act": name, **own}
+
+    def perform(self, name: str, **changes: Any) -> bool:
+        return self.go_on(self.write(name, **changes))
+
+    def go_on(self, file: Path) -> bool:
+        return ceremony.perform(load_ceremony(file), file, self.people())
+
+    def undo(self, name: str) -> None:
+        file = self.folder / f"{name}.yaml"
+        ceremony.undo(load_ceremony(file), file, self.people())
+
+    def people(self) -> People:
+        return People("Lan", self.said.append, lambda _: self.destroyed, ("Minh",))
+
+    def ca(self) -> x509.Certificate:
+        return load_ca_certificate(self.folder / "ca.pem")
+
+    def registration(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "registration.json").read_text())
+        return found
+
+    def minutes(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / f"minutes-{name}.json").read_text())["minutes"]
+        return found
+
+    def public_key(self) -> Any:
+        return find_public_key(self.key, self.token.pin, self.token.latch)
+
+    def described(self, name: str = "") -> tuple[str, str]:
+        """What AWS IoT says of the CA: its status, and auto-registration."""
+        api = self.cloud.boto()
+        try:
+            found = api.describe_ca_certificate(certificateId=name or self.registration()["ca_certificate_id"])
+        finally:
+            api.close()
+        about = found["certificateDescription"]
+        return about["status"], about["autoRegistrationStatus"]
+
+
+@pytest.fixture(scope="session")
+def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulation's ledger with nothing in it: made once, for alembic takes its time."""
+    path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
+    Store(path, simulated=True).dispose()
+    return path
+
+
+@pytest.fixture
+def desk(tmp_path: Path, softhsm: Token, cloud: SimCloud, empty_ledger: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    folder = tmp_path / "provider"
+    (folder / "state").mkdir(parents=True)
+    for copy in ("state/ledger.sqlite", "line.sqlite"):
+        shutil.copy(empty_ledger, folder / copy)
+    return Desk(folder, softhsm, cloud)
+
+
+def refusal(call: Callable[[], object], fault: Fault) -> str:
+    with pytest.raises(FaultError) as error:
+        call()
+    assert error.value.fault is fault, error.value
+    return error.value.detail
