@@ -4,7 +4,8 @@
 # make install  the station alone into .venv, for a machine on the line
 SHELL := /bin/bash
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+# Tests write under /tmp, where a Unix socket's path is short, and leave nothing there.
+PYTEST := room=$$(mktemp -d) && trap 'rm -rf "$$room"' EXIT && PYTEST_DEBUG_TEMPROOT=$$room $(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: install demo test check lint format bench docs lock clean setup-sim setup-dev
 

@@ -29,7 +29,8 @@ def left_behind(folder: Path) -> list[str]:
 
 def start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "station", "demo", str(folder)],
+        # A shell that runs the suite in the background had its children ignore SIGINT.
+        ["env", "--default-signal=INT", sys.executable, "-m", "station", "demo", str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -197,13 +197,13 @@ def test_a_child_that_is_killed_costs_nobody_a_signature(any_token: Token) -> No
 
 def test_a_child_that_hangs_is_replaced_within_the_deadline_and_its_late_answer_goes_nowhere(softhsm: Token) -> None:
     key, public = made(softhsm)
-    with Signers(key, softhsm.pin, softhsm.latch, timeout_s=4) as signers:
+    with Signers(key, softhsm.pin, softhsm.latch, timeout_s=8) as signers:
         signs(signers, public)
         hung = child_of(signers)
         os.kill(hung, signal.SIGSTOP)
         began = time.monotonic()
         signs(signers, public)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 8
         for _ in range(5):
             signs(signers, public)
         assert child_of(signers) != hung
@@ -213,13 +213,13 @@ def test_a_child_that_hangs_is_replaced_within_the_deadline_and_its_late_answer_
 def test_an_hsm_whose_power_goes_is_down_and_works_again_when_it_is_back(hsm_on_a_wire: HsmOnAWire) -> None:
     token = hsm_on_a_wire.token
     key, public = made(token)
-    with Signers(key, token.pin, token.latch, timeout_s=3) as signers:
+    with Signers(key, token.pin, token.latch, timeout_s=6) as signers:
         signs(signers, public)
         hsm_on_a_wire.switch_off()
         began = time.monotonic()
         error = refused(lambda: signs(signers, public))
         assert error.fault in {Fault.HSM_DOWN, Fault.HSM_TOKEN, Fault.HSM_MODULE}
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 6
         hsm_on_a_wire.switch_on()
         signs(signers, public)
 
@@ -227,19 +227,19 @@ def test_an_hsm_whose_power_goes_is_down_and_works_again_when_it_is_back(hsm_on_
 def test_an_hsm_that_hangs_is_named_at_the_deadline_and_works_again_when_it_goes_on(hsm_on_a_wire: HsmOnAWire) -> None:
     token = hsm_on_a_wire.token
     key, public = made(token)
-    with Signers(key, token.pin, token.latch, timeout_s=1.5) as signers:
+    with Signers(key, token.pin, token.latch, timeout_s=4) as signers:
         signs(signers, public)
         hsm_on_a_wire.hang()
         began = time.monotonic()
         assert refused(lambda: signs(signers, public)).fault is Fault.HSM_HUNG
-        assert 1.0 < time.monotonic() - began < 2.5
+        assert 3.5 < time.monotonic() - began < 5.5
         hsm_on_a_wire.go_on()
         signs(signers, public)
 
 
 def test_a_token_that_vanishes_and_returns_is_found_again(softhsm: Token) -> None:
     key, public = made(softhsm)
-    with Signers(key, softhsm.pin, softhsm.latch, timeout_s=3) as signers:
+    with Signers(key, softhsm.pin, softhsm.latch, timeout_s=6) as signers:
         signs(signers, public)
         tokens = softhsm.folder / "tokens"
         tokens.rename(softhsm.folder / "away")

@@ -20,7 +20,7 @@ from typing import Any, Self
 from station.control import Control
 from station.faults import FaultError
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0  # a bound, never a wait: a laden machine starts a station in 20 s
 _MODULES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so")
 TOKEN = "demo"  # noqa: S105 - a label
 _POLICY = {
@@ -271,7 +271,7 @@ class Station:
                 "key": self.provider.key,
                 "pin": {"file": str(self.provider.pin)},
                 "processes": 1,
-                "timeout_s": 3.0,
+                "timeout_s": 6.0,  # a child that hangs is given up after 60 % of it; a new one must start in the rest
             },
             "ca": {"certificate": str(self.provider.ca)},
             "aws": {
