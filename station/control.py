@@ -80,6 +80,14 @@ class Control:
         """Close a work order."""
         self._ask("POST", f"/v1/orders/{_quoted(number)}/close", {"by": by})
 
+    def disable_slot(self, slot: str, by: str, why: str) -> None:
+        """Take a slot out of service."""
+        self._ask("POST", f"/v1/slots/{quote(slot, safe='')}/disable", {"by": by, "why": why})
+
+    def enable_slot(self, slot: str, by: str) -> None:
+        """Put a slot into service again."""
+        self._ask("POST", f"/v1/slots/{quote(slot, safe='')}/enable", {"by": by})
+
     def unit(self, serial: str) -> list[dict[str, Any]]:
         """Every run of one unit, oldest first."""
         answer: list[dict[str, Any]] = self._ask("GET", f"/v1/units/{_quoted(serial)}")

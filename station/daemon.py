@@ -21,6 +21,7 @@ from threading import Event, Thread
 import structlog
 
 from station import fit, web
+from station.andon import AndonCord, Trial
 from station.aws import AwsCloud
 from station.boards import family
 from station.ca import CertificateAuthority, load_ca_certificate
@@ -33,10 +34,11 @@ from station.hsm.pin import PinSource
 from station.hsm.signers import Signers
 from station.hsm.uri import KeyUri
 from station.jig import build_jig
-from station.lamps import Colour, Lamp, LampThread, LedLamp, TerminalLamp
+from station.lamps.panel import WHOLE_LINE, Panel
 from station.ledger import Outbox, SqliteLedger
 from station.model import Product
 from station.sequence import Line
+from station.service import SlotService
 from station.slots import Bench, Halt, Slot
 from station.status import StatusBoard
 
@@ -101,17 +103,30 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
     cloud = AwsCloud.from_settings(config.aws, config.aws.server_roots.read_bytes())
     for doubt in refuse_waste(Doctor(config, cloud.registry)):
         log.warning("a part may not work", part=doubt.part, fault=doubt.fault and doubt.fault.code, detail=doubt.text)
-    status = StatusBoard(config.station, tuple(slot.name for slot in config.slots), simulated=config.simulate)
+    names = tuple(slot.name for slot in config.slots)
+    status = StatusBoard(config.station, names, simulated=config.simulate)
     outbox = Outbox(ledger, lambda leaf: cloud.retire(leaf, certificate), status.post_outbox)
     outbox.start()
     parts.callback(outbox.stop)
 
-    lamps = LampThread(status, {slot.name: _lamps(slot.lamp, config) for slot in config.slots})
+    lamps = _panel(config, status)
     lamps.start()
     parts.callback(lamps.stop)
 
+    service = SlotService(config.state / "out-of-service.json", names)
+    andon = AndonCord(
+        status,
+        {
+            Trial.SIGNATURE: authority.prove,
+            Trial.REGISTRY: lambda: cloud.prove(certificate),
+            Trial.CA_REGISTERED: lambda: cloud.prove(certificate, registered=True),
+        },
+    )
+    andon.start()
+    parts.callback(andon.stop)
+
     control = web.ControlServer(
-        web.application(status, ledger, frozenset(config.products)), config.runtime / "control.sock"
+        web.application(status, ledger, frozenset(config.products), service), config.runtime / "control.sock"
     )
     control.start()
     parts.callback(control.stop)
@@ -127,16 +142,19 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
         status,
         halt,
         outbox.wake,
+        andon,
+        service,
     )
     jig = build_jig(
         config.slots, config.slot_times, config.runtime / "slots", lambda name: _prober(config.products[name])
     )
     slots = [Slot(nest, bench) for nest in jig.nests]
+    jig.look()
     jig.start()
     parts.callback(jig.stop)
     for slot in slots:
         slot.start()
-    return slots, [outbox, lamps, control, jig], halt, status
+    return slots, [outbox, lamps, andon, control, jig], halt, status
 
 
 def _signers(config: Config, key: KeyUri) -> Signers:
@@ -154,15 +172,21 @@ def _prober(product: Product) -> Callable[[str], bool]:
     return lambda port: probe(port, product)
 
 
-def _lamps(settings: object, config: Config) -> list[Lamp]:
-    from station.config import Leds, Terminal  # noqa: PLC0415
-
-    match settings:
-        case Leds():
-            return [LedLamp(settings.folder, {colour: getattr(settings, colour) for colour in Colour})]
-        case Terminal():
-            return [TerminalLamp(Messages.load(config.language))]
-    return []
+def _panel(config: Config, status: StatusBoard) -> Panel:
+    lamps = [(slot.name, slot.lamp) for slot in config.slots]
+    if config.line_lamp is not None:
+        lamps.append((WHOLE_LINE, config.line_lamp))
+    sounds = None
+    if config.sounds is not None:
+        told = config.sounds.model_dump(mode="json", exclude_none=True)
+        sounds = {"command": told.pop("command"), "timeout_s": told.pop("timeout_s"), "files": told}
+    return Panel(
+        status,
+        [{"slot": name, **lamp.model_dump(mode="json")} for name, lamp in lamps],
+        Messages.load(config.language),
+        config.runtime / "lamps.lock",
+        sounds=sounds,
+    )
 
 
 def _watch(slots: list[Slot], others: list[Thread], stopping: Event) -> None:

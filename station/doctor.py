@@ -21,7 +21,7 @@ from station.aws.policies import Judgement, judge
 from station.aws.probe import greet, server_clock
 from station.aws.registry import RegisteredCa, Registry
 from station.ca import CertificateAuthority, load_ca_certificate
-from station.config import Config, Leds
+from station.config import Config
 from station.faults import Fault, FaultError
 from station.hsm.keys import token_key
 from station.hsm.pin import PinSource
@@ -238,16 +238,15 @@ class Doctor:
 
     def lamps(self) -> str:
         """Each light is there and may be switched."""
-        for slot in self._config.slots:
-            if isinstance(slot.lamp, Leds):
-                for name in (slot.lamp.green, slot.lamp.red, slot.lamp.amber, slot.lamp.blue):
-                    file = slot.lamp.folder / name / "brightness"
-                    if not os.access(file, os.W_OK):
-                        found = "may not be written" if file.exists() else "is not there"
-                        raise FaultError(Fault.PORT_DENIED, f"slot {slot.name}: the light {file} {found}")
-        return (
-            f"{len(self._config.slots)} lamp(s): {', '.join(sorted({slot.lamp.kind for slot in self._config.slots}))}"
-        )
+        lamps = [(f"slot {slot.name}", slot.lamp) for slot in self._config.slots]
+        if self._config.line_lamp is not None:
+            lamps.append(("the line's lamp", self._config.line_lamp))
+        for whose, lamp in lamps:
+            for file in lamp.files():
+                if not os.access(file, os.W_OK):
+                    found = "may not be written" if file.exists() else "is not there"
+                    raise FaultError(Fault.PORT_DENIED, f"{whose}: the light {file} {found}")
+        return f"{len(lamps)} lamp(s): {', '.join(sorted({lamp.kind for _, lamp in lamps}))}"
 
     def parts(self) -> dict[str, Callable[[], str]]:
         """Every part by the name it is shown under, in the order to be read."""

@@ -66,6 +66,9 @@ class Fault(Enum):
     PORT_AMBIGUOUS = "J205"
     PORT_MISSING = "J206"
     POWER_STUCK = "J207"
+    NO_BOARD = "J208"
+    SLOT_OUT = "J210"
+    THERE_AT_START = "J211"
 
     HSM_DOWN = "C301"
     HSM_HUNG = "C302"
@@ -122,6 +125,8 @@ class Fault(Enum):
     CEREMONY = "S607"
     ALREADY_RUNNING = "S608"
     NOT_RUNNING = "S609"
+    NO_SLOT = "S610"
+    SLOT_STATE = "S611"
     SEAL_INVALID = "S620"
     LEDGER_CHANGED = "S630"
     ANCHOR_INVALID = "S631"

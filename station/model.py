@@ -109,7 +109,7 @@ class Outcome(StrEnum):
     @classmethod
     def of(cls, fault: Fault) -> Outcome:
         """The outcome of a run that ended in ``fault``."""
-        if fault in {Fault.LIFTED, Fault.SWAPPED, Fault.STOPPED}:
+        if fault in {Fault.LIFTED, Fault.SWAPPED, Fault.STOPPED, Fault.THERE_AT_START}:
             return cls.ABORTED
         return cls.FAIL if fault.blame is Blame.UNIT else cls.ERROR
 

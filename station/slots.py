@@ -1,6 +1,10 @@
 """A thread per slot: wait for a board, run, latch the result until the board is lifted, again.
 
 The thread's stack is its state. It ends by itself within one poll once the station stops; a run gets its grace first.
+
+What is latched stays until the board is lifted, whatever else happens: the same board never runs twice without that,
+nor does one run that was in the slot when the station started. Three errors in a row take the slot out of service, save
+those that are the order's, the ledger's or the whole line's. While the line stands (`station.andon`), boards wait.
 """
 
 from __future__ import annotations
@@ -9,18 +13,24 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
-from station.faults import Fault, FaultError
+from station.andon import AndonCord, Doubt
+from station.faults import Blame, Fault, FaultError
 from station.interfaces import BoardDriver, Ledger, OrderBook
 from station.jig import Nest, Presence
 from station.model import Outcome, Product, Run, Step, WorkOrder
 from station.sequence import Line, provision
+from station.service import SlotService
 from station.status import SlotState, SlotStatus, StatusBoard
 
 _LEDGER_RETRY_S = 1.0
 _RUN_PIECE_S = 0.05
+_STANDING_S = 0.1  # how often a board that waits for the line looks whether it goes on
+_ERRORS = 3  # in a row: then the slot is out of service
 
 log = structlog.get_logger()
 
@@ -98,6 +108,8 @@ class Bench:
     status: StatusBoard
     halt: Halt
     settled: Callable[[], None]
+    andon: AndonCord
+    service: SlotService
 
 
 class Slot(threading.Thread):
@@ -107,31 +119,109 @@ class Slot(threading.Thread):
         super().__init__(name=f"slot-{nest.name}")
         self.slot, self._nest, self._presence, self._bench = nest.name, nest, nest.presence, bench
         self.ticked = time.monotonic()
+        self._errors = 0  # in a row
+        self._doubt: Doubt | None = None
         bench.halt.tell(self._presence.wake)
+        bench.service.tell(self._presence.wake)
 
     def run(self) -> None:
         """Live until the station stops."""
         structlog.contextvars.bind_contextvars(slot=self.slot)
-        latched = SlotStatus(self.slot)
         self._nest.rest()
+        latched = self._left_from_before()
         while not self._bench.halt.asked:
+            if self._why_out() is not None:
+                self._stay_out()
+                latched = SlotStatus(self.slot)
+                continue
             # Who lifts a running board shall still see what that was; and a dead board may only seem to be lifted.
             shown_on = latched.fault is Fault.LIFTED or self._nest.blind
             self._post(replace(latched, state=SlotState.EMPTY) if shown_on else SlotStatus(self.slot))
-            if not self._await(self._presence.plugged):
+            if not self._await(lambda: self._presence.plugged() or self._why_out() is not None):
                 break
+            if self._why_out() is not None or not self._line_works():
+                latched = SlotStatus(self.slot)
+                continue
             latched = self._provision()
-            self._post(latched)
-            self._await(self._presence.lifted)
+            self._latch(latched)
         log.info("slot ends")
 
-    def _await(self, there: Callable[[], bool]) -> bool:
+    def _left_from_before(self) -> SlotStatus:
+        """A board that is in the slot already may have had its run: it must be lifted first."""
+        self._nest.listen()
+        if self._presence.there():
+            error = FaultError(Fault.THERE_AT_START, "nobody saw it come")
+            self._latch(self._refused(error))
+        return SlotStatus(self.slot)
+
+    def _latch(self, status: SlotStatus) -> None:
+        """Show a result until the board is lifted; then see whether the slot goes on."""
+        self._post(status)
+        if self._await(self._presence.lifted):
+            self._count(status)
+
+    def _count(self, status: SlotStatus) -> None:
+        """Three errors in a row, none of them the line's, are the slot's."""
+        doubt, self._doubt = self._doubt, None
+        if status.outcome is Outcome.ABORTED:
+            return
+        if status.outcome is not Outcome.ERROR or status.fault is None:
+            self._errors = 0
+            return
+        if doubt is not None:
+            self._await(doubt.decided.is_set, _STANDING_S)
+        if status.fault.blame is Blame.ORDER or status.fault is Fault.LEDGER_DOWN or (doubt and doubt.of_line):
+            return
+        self._errors += 1
+        if self._errors >= _ERRORS:
+            self._errors = 0
+            self._take_out(status.fault)
+
+    def _take_out(self, fault: Fault) -> None:
+        try:
+            self._bench.service.disable(self.slot, "the station", f"{_ERRORS} errors in a row, the last {fault.code}")
+        except FaultError as error:
+            log.error("the slot stays in service", fault=error.fault.code, detail=error.detail)  # noqa: TRY400 - the detail says it
+
+    def _why_out(self) -> str | None:
+        return self._bench.service.why_out(self.slot)
+
+    def _stay_out(self) -> None:
+        """Out of service until a person says otherwise."""
+        while (why := self._why_out()) is not None and not self._bench.halt.asked:
+            self._post(SlotStatus(self.slot, SlotState.OUT, fault=Fault.SLOT_OUT, detail=why))
+            self._await(partial(self._out_for_another_reason, why))
+        self._errors = 0
+
+    def _out_for_another_reason(self, why: str) -> bool:
+        return self._why_out() != why
+
+    def _line_works(self) -> bool:
+        """Wait while the line stands; False where the board is not in the slot any more, or need not wait."""
+        if self._bench.andon.holds():
+            self._await(self._may_begin, _STANDING_S)
+        return not self._bench.halt.asked and self._presence.plugged() and self._why_out() is None
+
+    def _may_begin(self) -> bool:
+        if not self._presence.plugged() or self._why_out() is not None or not self._bench.andon.holds():
+            return True
+        self._post_once(SlotStatus(self.slot, SlotState.WAITING))
+        return False
+
+    def _post_once(self, status: SlotStatus) -> None:
+        """Only where the line stands for longer than a trial, and is not told yet."""
+        now = self._bench.status.now()
+        shown = next(slot.state for slot in now.slots if slot.slot == self.slot)
+        if now.andon is not None and shown is not SlotState.WAITING:
+            self._post(status)
+
+    def _await(self, there: Callable[[], bool], piece_s: float = float("inf")) -> bool:
         while not self._bench.halt.asked:
             self._tick()
             patience_s = self._nest.listen()
             if there():
                 return True
-            self._presence.wait(patience_s)
+            self._presence.wait(min(patience_s, piece_s))
         return False
 
     def _provision(self) -> SlotStatus:
@@ -142,12 +232,16 @@ class Slot(threading.Thread):
             self._bench.ledger.open(run)
         except FaultError as error:
             log.warning("no run", fault=error.fault.code, detail=error.detail)
-            return SlotStatus(
-                self.slot, SlotState.RESULT, outcome=Outcome.of(error.fault), fault=error.fault, detail=error.detail
-            )
+            return self._refused(error)
         with structlog.contextvars.bound_contextvars(run=run.id):
             self._attempt(run)
             return self._latched(run, self._close(run))
+
+    def _refused(self, error: FaultError) -> SlotStatus:
+        """The result of a board that got no run."""
+        return SlotStatus(
+            self.slot, SlotState.RESULT, outcome=Outcome.of(error.fault), fault=error.fault, detail=error.detail
+        )
 
     def _next_order(self) -> WorkOrder:
         order = self._bench.orders.next_order()
@@ -167,7 +261,7 @@ class Slot(threading.Thread):
             driver = self._bench.driver(run.product.driver)
             board = driver(self._nest.ready(stop), run.product, stop, run.transcript)
             try:
-                provision(run, board, self._bench.line, stop, self._tell)
+                provision(run, board, self._bench.line, stop, partial(self._tell, stop))
             finally:
                 board.close()
         except FaultError as error:
@@ -202,12 +296,19 @@ class Slot(threading.Thread):
             detail=run.fault.detail if run.fault else "",
             ms=round(sum(record.duration_ms for record in run.steps)),
         )
+        if run.fault:
+            self._doubt = self._bench.andon.pull(run.fault)
         return run.fault
 
-    def _tell(self, run: Run, step: Step) -> None:
+    def _tell(self, stop: RunStop, run: Run, step: Step) -> None:
+        """Show the step that begins; not before the line can do it."""
         serial = run.unit.serial if run.unit else None
+        status = SlotStatus(self.slot, SlotState.RUNNING, run.id, run.order.number, serial, step)
+        while self._bench.andon.holds(step):
+            self._post_once(replace(status, state=SlotState.WAITING))
+            stop.wait(_STANDING_S)
         log.info("step", step=step.value, serial=serial)
-        self._post(SlotStatus(self.slot, SlotState.RUNNING, run.id, run.order.number, serial, step))
+        self._post(replace(status, since=datetime.now(UTC)))
 
     def _latched(self, run: Run, fault: FaultError | None) -> SlotStatus:
         return SlotStatus(

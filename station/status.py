@@ -12,21 +12,31 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from station.faults import Fault
+from station.faults import Blame, Fault
 from station.model import Outcome, Step
 
 
 class SlotState(StrEnum):
-    """A slot's life: EMPTY, RUNNING, the result latched until the board is lifted, EMPTY."""
+    """A slot's life: EMPTY, RUNNING, the result latched until the board is lifted, EMPTY.
+
+    WAITING: a board is in the slot, and the line is stopped (andon); its run, if it has one, goes on when that ends.
+    OUT: out of service, until a person says otherwise.
+    """
 
     EMPTY = "empty"
+    WAITING = "waiting"
     RUNNING = "running"
     RESULT = "result"
+    OUT = "out"
 
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:
-    """One slot, now. ``outcome`` and ``fault`` speak in RESULT, and in EMPTY where a board was lifted too early."""
+    """One slot, now.
+
+    ``outcome`` and ``fault`` speak in RESULT, and in EMPTY where a board was lifted too early; ``fault`` and ``detail``
+    in OUT.
+    """
 
     slot: str
     state: SlotState = SlotState.EMPTY
@@ -41,8 +51,22 @@ class SlotStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Andon:
+    """The whole line stands: why, whose move it is, since when, and how often the part was tried since."""
+
+    fault: Fault
+    blame: Blame
+    detail: str
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    trials: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class StationStatus:
-    """The whole station, now. ``version`` grows with each change."""
+    """The whole station, now. ``version`` grows with each change.
+
+    ``lamps`` names each lamp that does not work (by its slot; "" is the line's own), and why.
+    """
 
     version: int
     station: str
@@ -50,6 +74,8 @@ class StationStatus:
     slots: tuple[SlotStatus, ...]
     outbox: int = 0
     stopping: bool = False
+    andon: Andon | None = None
+    lamps: tuple[tuple[str, str], ...] = ()
 
 
 class StatusBoard:
@@ -75,6 +101,18 @@ class StatusBoard:
         """Say that the station goes down."""
         with self._changed:
             self._publish(replace(self._now, stopping=True))
+
+    def post_andon(self, andon: Andon | None) -> None:
+        """Say that the line stands, or (None) that it goes on."""
+        with self._changed:
+            if andon != self._now.andon:
+                self._publish(replace(self._now, andon=andon))
+
+    def post_lamps(self, broken: tuple[tuple[str, str], ...]) -> None:
+        """Say which lamps do not work."""
+        with self._changed:
+            if broken != self._now.lamps:
+                self._publish(replace(self._now, lamps=broken))
 
     def now(self) -> StationStatus:
         """The present."""

@@ -36,7 +36,12 @@ def print_status(status: dict[str, Any]) -> None:
     mark = "  SIMULATED: nothing here is production" if status["simulated"] else ""
     ending = "  stopping" if status["stopping"] else ""
     console.print(f"{escape(status['station'])}{mark}{ending}", style="bold")
+    if status["andon"]:
+        console.print(andon_line(status["andon"]), style="bold red")
     console.print(table)
+    for slot, why in status["lamps"]:
+        whose = f"the lamp of slot {escape(slot)}" if slot else "the line's lamp"
+        console.print(f"{whose} does not work: {escape(why)}", style="yellow")
     if status["outbox"]:
         console.print(f"{status['outbox']} certificate(s) wait to be taken out of service", style="yellow")
 
@@ -45,11 +50,25 @@ def print_changes(changes: Iterable[dict[str, Any]]) -> None:
     """A line for each change of a slot, for as long as there are changes."""
     seen: dict[str, dict[str, Any]] = {}
     console = Console(soft_wrap=True, highlight=False)
+    standing = False
     for status in changes:
+        if bool(status["andon"]) is not standing:
+            standing = not standing
+            console.print(andon_line(status["andon"]) if standing else "the line goes on", style="bold red")
         for slot in status["slots"]:
             if seen.get(slot["slot"]) != slot:
                 seen[slot["slot"]] = slot
                 console.print(slot_line(slot), style=_STYLES.get(_word(slot)))
+
+
+def andon_line(andon: dict[str, Any]) -> str:
+    """Why the line stands, and whose move it is."""
+    messages, fault = Messages.load("en"), Fault(andon["fault"])
+    return escape(
+        f"{messages.word('andon')}; {messages.word('move')} {messages.word(andon['blame'])}:"
+        f" {fault.code} {messages.title(fault)} ({andon['detail']})."
+        f" Tried {andon['trials']} time(s) since {_when(andon['since'])}; it goes on by itself."
+    )
 
 
 def slot_line(slot: dict[str, Any]) -> str:

@@ -53,6 +53,16 @@ class Record(Protocol):
         """Everything on record about one unit."""
 
 
+class Slots(Protocol):
+    """What the API changes in the slots."""
+
+    def disable(self, slot: str, by: str, why: str) -> None:
+        """Take a slot out of service."""
+
+    def enable(self, slot: str, by: str) -> None:
+        """Put a slot into service again."""
+
+
 def plain(value: object) -> Any:
     """A dataclass, enum or time as JSON knows it; faults by their code, times in ISO 8601 UTC."""
     match value:
@@ -79,7 +89,7 @@ def _refused(error: FaultError, status: HTTPStatus) -> _Json:
 async def _on_fault(_request: Request, error: Exception) -> Response:
     if not isinstance(error, FaultError):
         raise error
-    ours = error.fault in {Fault.LEDGER_DOWN, Fault.UNEXPECTED}
+    ours = error.fault in {Fault.LEDGER_DOWN, Fault.SLOT_STATE, Fault.UNEXPECTED}
     return _refused(error, HTTPStatus.SERVICE_UNAVAILABLE if ours else HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
@@ -163,7 +173,28 @@ def _said(entry: Entry) -> dict[str, Any]:
     return {"ms": entry.ms, "way": entry.way.value, "text": entry.data.decode("latin-1")}
 
 
-def application(status: StatusBoard, record: Record, products: frozenset[str]) -> Starlette:
+def _slot_routes(slots: Slots) -> list[Route]:
+    async def disable_slot(request: Request) -> Response:
+        body = await _body(request)
+        why = body.get("why")
+        if not isinstance(why, str) or not why.strip():
+            raise FaultError(Fault.REQUEST_INVALID, "'why' says why the slot is not to be used")
+        slot = _named(request, "slot", NAME)
+        await run_in_threadpool(slots.disable, slot, _person(body), why)
+        return _Json({"slot": slot})
+
+    async def enable_slot(request: Request) -> Response:
+        slot = _named(request, "slot", NAME)
+        await run_in_threadpool(slots.enable, slot, _person(await _body(request)))
+        return _Json({"slot": slot})
+
+    return [
+        Route("/v1/slots/{slot:path}/disable", disable_slot, methods=["POST"]),
+        Route("/v1/slots/{slot:path}/enable", enable_slot, methods=["POST"]),
+    ]
+
+
+def application(status: StatusBoard, record: Record, products: frozenset[str], slots: Slots) -> Starlette:
     """The API over what the station does now and what is on record; orders are taken for ``products`` only."""
 
     async def get_status(request: Request) -> Response:
@@ -208,6 +239,7 @@ def application(status: StatusBoard, record: Record, products: frozenset[str]) -
             Route("/v1/orders", post_order, methods=["POST"]),
             Route("/v1/orders/{number:path}/close", close_order, methods=["POST"]),
             Route("/v1/units/{serial}/transcript", get_transcript),
+            *_slot_routes(slots),
             Route("/v1/units/{serial:path}", get_unit),
         ],
         exception_handlers={FaultError: _on_fault, HTTPException: _on_http, Exception: _on_mistake},

@@ -204,7 +204,7 @@ def test_status_as_json_is_one_document_a_line(settings: Path, tmp_path: Path) -
             return []
 
     board = StatusBoard("line-1", ("1",), simulated=False)
-    server = ControlServer(application(board, Nothing(), frozenset()), tmp_path / "control.sock")  # type: ignore[arg-type]
+    server = ControlServer(application(board, Nothing(), frozenset(), Nothing()), tmp_path / "control.sock")  # type: ignore[arg-type]
     server.start()
     try:
         assert Control(tmp_path / "control.sock").status()["station"] == "line-1"

@@ -107,7 +107,7 @@ def test_the_hash_changes_with_any_file_and_with_nothing_else(sample: Path) -> N
         ("{credential: hsm-pin}", "{pin: hsm-pin}", "a secret must not stand in a settings file"),
         ("{credential: hsm-pin}", "'1234'", "a secret must not stand in a settings file"),
         ("endpoint: a1b2c3d4e5f6g7-ats.iot.ap-southeast-1.amazonaws.com", "endpoint: 10.0.0.1", "is an IP address"),
-        ("{kind: terminal} #", "{kind: siren} #", "'leds', 'terminal'"),
+        ("{kind: terminal} #", "{kind: siren} #", "'leds', 'gpio', 'tower', 'usb', 'terminal'"),
         ("{kind: terminal} #", "{kind: leds, green: ../g, red: r, amber: a, blue: b} #", "the name of one folder"),
         ("{by: station, policy: station-device}", "{by: station}", "aws.activation.policy: is missing"),
         ("station: line-1", "station: &a line-1", ""),

@@ -1,139 +1,133 @@
-"""What an operator sees: only a committed PASS is green, running is not failed, a broken lamp stops nothing."""
+"""What an operator sees: only a committed PASS is green alone, running is not failed, each state has its own look."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from station.config.messages import Messages
-from station.faults import Fault
-from station.lamps import Colour, LampThread, LedLamp, Pattern, TerminalLamp, describe, lit, signal
+from station.faults import Blame, Fault
+from station.lamps.lamp import without_blue
+from station.lamps.meaning import describe, describe_line, line_signal, signal
+from station.lamps.signals import NO_STATION, Colour, Pattern, Signal, frame
 from station.model import Outcome, Step
-from station.status import SlotState, SlotStatus, StatusBoard
+from station.status import Andon, SlotState, SlotStatus, StationStatus
+
+RESULTS = [SlotStatus("1", SlotState.RESULT, outcome=outcome) for outcome in Outcome]
+STATUSES = [
+    SlotStatus("1"),
+    SlotStatus("1", SlotState.RUNNING, step=Step.CONNECT),
+    SlotStatus("1", SlotState.WAITING),
+    SlotStatus("1", SlotState.OUT, fault=Fault.SLOT_OUT),
+    *RESULTS,
+]
+ANDON = Andon(Fault.HSM_DOWN, Blame.CA, "gone")
 
 
-def soon(there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+def looks(shown: Signal, *, dims: bool, blue: bool) -> tuple[frozenset[Colour], ...]:
+    """What is lit over six seconds, in steps of 20 ms, each look once after the other."""
+    has = set(Colour) if blue else set(Colour) - {Colour.BLUE}
+    seen = []
+    for at in range(300):
+        levels = without_blue(frame(shown, at / 50, dims=dims).levels, has)
+        seen.append(frozenset(colour for colour, level in levels.items() if level > 0.5))
+    return tuple(seen)
 
 
-@pytest.fixture
-def leds(tmp_path: Path) -> Path:
-    """A folder like /sys/class/leds; no real LED is driven in this suite."""
-    for colour in Colour:
-        (tmp_path / f"slot1-{colour}").mkdir()
-        (tmp_path / f"slot1-{colour}" / "brightness").write_text("7")
-        (tmp_path / f"slot1-{colour}" / "max_brightness").write_text("255\n")
-        (tmp_path / f"slot1-{colour}" / "trigger").write_text("heartbeat")
-    return tmp_path
+def test_green_alone_is_for_a_latched_pass_alone() -> None:
+    green = [status.outcome for status in STATUSES if signal(status).colours == {Colour.GREEN}]
+    assert green == [Outcome.PASS]
+    touched = {status.outcome for status in STATUSES if Colour.GREEN in signal(status).colours}
+    assert touched <= {Outcome.PASS, *(outcome for outcome in Outcome if outcome.value == "PROVISIONED")}
 
 
-def led_lamp(leds: Path) -> LedLamp:
-    return LedLamp(leds, {colour: f"slot1-{colour}" for colour in Colour})
+@pytest.mark.parametrize("dims", [True, False], ids=["dimmed", "on and off"])
+@pytest.mark.parametrize("blue", [True, False], ids=["four lights", "no blue"])
+def test_every_state_looks_different_on_every_lamp(dims: bool, blue: bool) -> None:
+    shown = [*(signal(status) for status in STATUSES), NO_STATION]
+    assert len({looks(one, dims=dims, blue=blue) for one in shown}) == len(shown)
 
 
-def light(leds: Path) -> set[Colour]:
-    return {colour for colour in Colour if (leds / f"slot1-{colour}" / "brightness").read_text() == "255"}
+def test_running_never_looks_like_failed() -> None:
+    running = signal(STATUSES[1])
+    assert running.pattern is Pattern.BREATHING
+    assert Colour.RED not in running.colours
+    assert signal(SlotStatus("1", SlotState.RESULT, outcome=Outcome.FAIL)) == Signal(
+        frozenset({Colour.RED}), Pattern.STEADY, "FAIL"
+    )
 
 
-def test_green_is_for_a_latched_pass_alone() -> None:
-    statuses = [SlotStatus("1"), SlotStatus("1", SlotState.RUNNING, step=Step.CONNECT)]
-    statuses += [SlotStatus("1", SlotState.RESULT, outcome=outcome) for outcome in Outcome]
-    green = [status for status in statuses if Colour.GREEN in signal(status).colours]
-    assert [status.outcome for status in green] == [Outcome.PASS]
-
-
-def test_every_state_looks_different() -> None:
-    statuses = [SlotStatus("1"), SlotStatus("1", SlotState.RUNNING)]
-    statuses += [SlotStatus("1", SlotState.RESULT, outcome=outcome) for outcome in Outcome]
-    assert len({signal(status) for status in statuses}) == len(statuses)
+def test_a_line_that_stands_changes_no_latched_result_and_no_run() -> None:
+    for status in STATUSES[1:]:
+        assert signal(status, stopped=True) == signal(status)
+    assert signal(STATUSES[0], stopped=True) == signal(STATUSES[2])
 
 
 def test_a_double_blink_is_two_flashes_and_a_pause() -> None:
     shown = signal(SlotStatus("1", SlotState.RESULT, outcome=Outcome.ERROR))
-    assert shown.pattern is Pattern.DOUBLE
-    beat = [lit(shown, at / 100)[0] for at in range(120)]
+    beat = [bool(frame(shown, at / 100, dims=True).levels) for at in range(120)]
     assert beat[0]
     assert sum(before is False and after is True for before, after in pairwise([*beat, beat[0]])) == 2
 
 
-def test_the_next_change_is_never_further_than_the_beat() -> None:
-    shown = signal(SlotStatus("1", SlotState.RUNNING))
-    on, next_s = lit(shown, 0.59)
-    assert on
-    assert next_s == pytest.approx(0.01)
-    assert lit(signal(SlotStatus("1")), 5) == (True, None)
+def test_a_breath_never_goes_out_and_is_smooth() -> None:
+    levels = [frame(signal(STATUSES[1]), at / 100, dims=True).levels[Colour.BLUE] for at in range(480)]
+    assert min(levels) > 0
+    assert max(levels) == 1
+    assert max(abs(after - before) for before, after in pairwise(levels)) < 0.25
 
 
-def test_leds_show_one_colour_at_full_brightness_and_take_the_kernel_s_trigger_away(leds: Path) -> None:
-    lamp = led_lamp(leds)
-    passed = SlotStatus("1", SlotState.RESULT, outcome=Outcome.PASS)
-    lamp.show(passed, signal(passed), on=True)
-    assert light(leds) == {Colour.GREEN}
-    assert (leds / "slot1-red" / "trigger").read_text() == "none"
-    failed = SlotStatus("1", SlotState.RESULT, outcome=Outcome.FAIL)
-    lamp.show(failed, signal(failed), on=True)
-    assert light(leds) == {Colour.RED}
+def test_the_next_change_comes_when_it_is_told() -> None:
+    for status in STATUSES:
+        for dims in (True, False):
+            shown, at = signal(status), 0.0
+            for _ in range(40):
+                now = frame(shown, at, dims=dims)
+                if now.next_s is None:
+                    break
+                assert now.next_s > 0
+                just_before = frame(shown, at + now.next_s * 0.99, dims=dims)
+                assert (just_before.levels, just_before.buzzer) == (now.levels, now.buzzer)
+                at += now.next_s + 1e-9
 
 
-def test_the_thread_follows_the_status_and_leaves_all_lights_off(leds: Path) -> None:
-    board = StatusBoard("line", ("1",), simulated=True)
-    thread = LampThread(board, {"1": [led_lamp(leds)]})
-    thread.start()
-    try:
-        board.post(SlotStatus("1", SlotState.RESULT, outcome=Outcome.FAIL))
-        soon(lambda: light(leds) == {Colour.RED})
-        board.post(SlotStatus("1", SlotState.RUNNING))
-        soon(lambda: light(leds) == {Colour.BLUE})
-        soon(lambda: light(leds) == set())  # it blinks
-        soon(lambda: light(leds) == {Colour.BLUE})
-    finally:
-        thread.stop()
-    assert light(leds) == set()
+def test_the_buzzer_sounds_once_a_result() -> None:
+    failed = signal(SlotStatus("1", SlotState.RESULT, outcome=Outcome.FAIL))
+    heard = [frame(failed, at / 100, dims=False).buzzer for at in range(1000)]
+    assert heard[0]
+    assert sum(before is True and after is False for before, after in pairwise(heard)) == 1
+    assert not any(frame(signal(STATUSES[1]), at / 10, dims=False).buzzer for at in range(50))
 
 
-def test_a_lamp_that_is_gone_is_named_once_and_the_others_go_on(leds: Path, tmp_path: Path) -> None:
-    board = StatusBoard("line", ("1",), simulated=True)
-    broken = LedLamp(tmp_path / "nowhere", dict.fromkeys(Colour, "x"))
-    with capture_logs() as logs:
-        thread = LampThread(board, {"1": [broken, led_lamp(leds)]})
-        thread.start()
-        try:
-            board.post(SlotStatus("1", SlotState.RESULT, outcome=Outcome.PASS))
-            soon(lambda: light(leds) == {Colour.GREEN})
-            board.post(SlotStatus("1", SlotState.RESULT, outcome=Outcome.FAIL))
-            soon(lambda: light(leds) == {Colour.RED})
-        finally:
-            thread.stop()
-    assert [entry["event"] for entry in logs] == ["a lamp does not work"]
+def test_the_line_s_lamp_is_dark_as_long_as_all_slots_work() -> None:
+    assert line_signal(stopped=False, out=False) == Signal()
+    assert line_signal(stopped=False, out=True) == signal(STATUSES[3])
+    assert line_signal(stopped=True, out=True) == signal(STATUSES[2])
 
 
 @pytest.mark.parametrize(("language", "word"), [("en", "FAIL"), ("vi", "HỎNG")])
-def test_the_terminal_says_outcome_unit_code_and_what_to_do_in_the_station_s_language(
-    language: str, word: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lamp_that_speaks_says_outcome_unit_code_and_what_to_do(language: str, word: str) -> None:
     messages = Messages.load(language)
-    status = SlotStatus(
-        "1", SlotState.RESULT, serial="SN-1", outcome=Outcome.FAIL, fault=Fault.KEY_CLONED, detail="[red]x"
-    )
-    TerminalLamp(messages).show(status, signal(status), on=True)
-    said = capsys.readouterr().out
-    assert said.startswith(f"[1] {word}  SN-1  U114 {messages.title(Fault.KEY_CLONED)}")
+    status = SlotStatus("1", SlotState.RESULT, serial="SN-1", outcome=Outcome.FAIL, fault=Fault.KEY_CLONED)
+    said = describe(status, None, messages)
+    assert said.startswith(f"{word}  SN-1  U114 {messages.title(Fault.KEY_CLONED)}")
     assert messages.remedy(Fault.KEY_CLONED) in said
-    assert "\x1b" not in said
+    # A latched result says what it is, whether the line stands or not.
+    assert describe(status, ANDON, messages) == said
 
 
-def test_the_terminal_tells_a_change_once(capsys: pytest.CaptureFixture[str]) -> None:
-    lamp, status = TerminalLamp(Messages.load("en")), SlotStatus("1", SlotState.RUNNING, step=Step.ISSUE)
-    for _ in range(3):
-        lamp.show(status, signal(status), on=True)
-        lamp.show(status, signal(status), on=False)
-    assert capsys.readouterr().out.count("\n") == 1
-    assert describe(status, Messages.load("en")) == "working  signing the certificate"
+def test_a_lamp_that_speaks_says_whose_move_it_is_while_the_line_stands() -> None:
+    messages = Messages.load("en")
+    said = describe(SlotStatus("1"), ANDON, messages)
+    assert said.startswith(
+        "the line stands  the move is with: the certificate authority  C301 The HSM does not answer."
+    )
+    assert describe(SlotStatus("1", SlotState.WAITING), ANDON, messages) == said
+    now = StationStatus(1, "s", simulated=True, slots=(SlotStatus("7", SlotState.OUT),))
+    assert describe_line(now, messages) == "out of service: 7"
+
+
+def test_a_step_is_told_in_words() -> None:
+    running = SlotStatus("1", SlotState.RUNNING, serial="SN-1", step=Step.ISSUE)
+    assert describe(running, None, Messages.load("en")) == "working  SN-1  signing the certificate"

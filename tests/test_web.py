@@ -16,6 +16,7 @@ from station.control import Control, _UnixConnection
 from station.faults import Fault, FaultError
 from station.ledger import SqliteLedger
 from station.model import Outcome, Step
+from station.service import SlotService
 from station.status import SlotState, SlotStatus, StatusBoard
 from station.web import ControlServer, application
 
@@ -41,8 +42,13 @@ def socket_path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def control(status: StatusBoard, ledger: SqliteLedger, socket_path: Path) -> Iterator[Control]:
-    server = ControlServer(application(status, ledger, frozenset({"sensor-b"})), socket_path)
+def service(tmp_path: Path) -> SlotService:
+    return SlotService(tmp_path / "out.json", ("1",))
+
+
+@pytest.fixture
+def control(status: StatusBoard, ledger: SqliteLedger, socket_path: Path, service: SlotService) -> Iterator[Control]:
+    server = ControlServer(application(status, ledger, frozenset({"sensor-b"}), service), socket_path)
     server.start()
     yield Control(socket_path)
     server.stop()
@@ -166,10 +172,10 @@ def test_only_owner_and_group_may_use_the_socket(control: Control, socket_path: 
 
 
 def test_a_stale_socket_of_a_dead_station_is_replaced(
-    status: StatusBoard, ledger: SqliteLedger, socket_path: Path
+    status: StatusBoard, ledger: SqliteLedger, socket_path: Path, service: SlotService
 ) -> None:
     socket_path.write_text("left over")
-    server = ControlServer(application(status, ledger, frozenset()), socket_path)
+    server = ControlServer(application(status, ledger, frozenset(), service), socket_path)
     server.start()
     assert Control(socket_path).status()["station"] == "line-1"
     server.stop()
@@ -214,6 +220,17 @@ def test_another_server_on_the_socket_is_no_station(tmp_path: Path) -> None:
     assert error.value.fault is Fault.NOT_RUNNING
     thread.join()
     listener.close()
+
+
+def test_a_slot_goes_out_of_service_and_back_by_name_with_a_reason(control: Control, service: SlotService) -> None:
+    control.disable_slot("1", "linh", "pogo pin bent")
+    assert service.why_out("1") == "pogo pin bent (by linh)"
+    control.enable_slot("1", "linh")
+    assert service.why_out("1") is None
+    assert "none of 1" in refusal(lambda: control.disable_slot("7", "linh", "x"), Fault.NO_SLOT)
+    assert "'why'" in refusal(lambda: control.disable_slot("1", "linh", " "), Fault.REQUEST_INVALID)
+    assert "'by'" in refusal(lambda: control.enable_slot("1", "-"))
+    assert "is not of the form" in refusal(lambda: control.enable_slot("../1", "linh"), Fault.REQUEST_INVALID)
 
 
 def test_an_unknown_path_is_not_found(control: Control, socket_path: Path) -> None:

@@ -37,9 +37,9 @@ class Bench:
         self.station, self.jig, self.api = station, jig, api
         self._plugged = 0
 
-    def plug(self, serial: str, *faults: str, chip: str = "", **more: Any) -> PluggedBoard:
+    def plug(self, serial: str, *faults: str, chip: str = "", slot: int = 1, **more: Any) -> PluggedBoard:
         return self.jig.plug(
-            self.station.port,
+            self.station.ports[slot - 1],
             serial=serial,
             chip=chip or f"CHIP-{serial}",
             model="demo-board",

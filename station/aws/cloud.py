@@ -14,7 +14,7 @@ from cryptography import x509
 
 from station.aws import contact
 from station.aws.calls import Pauses
-from station.aws.registry import Registered, Registry
+from station.aws.registry import Registered, RegisteredCa, Registry
 from station.credentials import Credentials
 from station.faults import Fault, FaultError
 from station.interfaces import Dial, Stop
@@ -87,6 +87,25 @@ class AwsCloud:
         """Take a certificate out of service for good; see `Registry.retire`."""
         self.registry.retire(leaf, ca)
 
+    def prove(self, known: x509.Certificate, *, registered: bool = False) -> None:
+        """See that registry and endpoint answer, now and without any unit.
+
+        Args:
+            known: any certificate that the registry may be asked about; that it never heard of it is an answer.
+            registered: see also that the CA is registered, active, and taken at first contact.
+
+        Raises:
+            FaultError: `CLOUD_UNREACHABLE`, `CLOUD_UNTRUSTED`, `CLOUD_SILENT`, `THROTTLED`, `AWS_DENIED`, `AWS_ERROR`;
+                `CA_UNKNOWN_HERE`, `CA_NOT_ACCEPTING`.
+        """
+        once = self.registry.during(time.monotonic(), time.sleep)
+        once.find(known)
+        ending = contact.knock(self.endpoint, self.port, self.server_roots, self.dial_timeout_s, alpn=self.alpn)
+        if ending in _NETWORK:
+            raise _network_fault(ending, self.endpoint, self.port)
+        if registered:
+            _raise_not_taken(once.find_ca(self.ca_certificate_id), self.ca_certificate_id)
+
     def dial(self, credentials: Credentials, call: Call) -> Ending:
         """Connect as the unit would; see `contact.dial`."""
         return contact.dial(credentials, call, alpn=self.alpn)
@@ -128,12 +147,7 @@ class AwsCloud:
 
     def _why_unknown(self, ending: Ending) -> FaultError:
         """AWS IoT never heard of the certificate: whose move is it?"""
-        ca = self.registry.find_ca(self.ca_certificate_id)
-        if ca is None:
-            text = f"CA {self.ca_certificate_id} is not registered in this account and region"
-            return FaultError(Fault.CA_UNKNOWN_HERE, text)
-        if not ca.accepting:
-            return FaultError(Fault.CA_NOT_ACCEPTING, str(ca))
+        _raise_not_taken(self.registry.find_ca(self.ca_certificate_id), self.ca_certificate_id)
         if ending in _NETWORK:
             return _network_fault(ending, self.endpoint, self.port)
         if ending is Ending.ACKNOWLEDGED:
@@ -177,6 +191,15 @@ class AwsCloud:
             text = f"dropped within {_HOLD_S} s of connecting: another client is {call.client_id}, too"
             return FaultError(Fault.CLIENT_ID_TAKEN, text)
         return FaultError(Fault.PUBLISH_REFUSED, f"{named} must allow publishing to {call.topic}; held: {held}")
+
+
+def _raise_not_taken(ca: RegisteredCa | None, ca_certificate_id: str) -> None:
+    """No unit of a CA that AWS IoT does not take gets past its first contact."""
+    if ca is None:
+        text = f"CA {ca_certificate_id} is not registered in this account and region"
+        raise FaultError(Fault.CA_UNKNOWN_HERE, text)
+    if not ca.accepting:
+        raise FaultError(Fault.CA_NOT_ACCEPTING, str(ca))
 
 
 def _active(found: Registered | None) -> bool:

@@ -56,6 +56,31 @@ def dial(credentials: Credentials, call: Call, *, alpn: bool) -> Ending:
         contact.leave()
 
 
+def knock(endpoint: str, port: int, server_roots: bytes, timeout_s: float, *, alpn: bool) -> Ending:
+    """Whether the endpoint is there and is who it should be, told without any unit's credentials.
+
+    A server that hangs up on a client without a certificate, as AWS IoT does, has said enough by then: `DROPPED`.
+
+    Raises:
+        FaultError: `Fault.CLOUD_UNTRUSTED` where the server roots are not readable.
+    """
+    context = _trusting(server_roots, alpn=alpn)
+    deadline = time.monotonic() + timeout_s
+    try:
+        tls = _connected(endpoint, port, context, deadline)
+    except ConnectionResetError:
+        return Ending.DROPPED
+    except (OSError, UnicodeError):
+        return Ending.UNREACHABLE
+    try:
+        _handshake(tls, deadline)
+    except OSError as error:
+        return _ending(error)
+    finally:
+        tls.close()
+    return Ending.DROPPED
+
+
 def _connected(host: str, port: int, context: ssl.SSLContext, deadline: float) -> ssl.SSLSocket:
     """A TCP connection to the first of the host's addresses that answers; each gets a fair share of the time.
 
@@ -183,20 +208,25 @@ class _Contact:
 def _context(credentials: Credentials, endpoint: str, *, alpn: bool) -> ssl.SSLContext:
     """TLS as the unit would speak it: 1.2 at least, our roots alone, and what it holds of the chain sent."""
     _complete(credentials, endpoint)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_verify_locations(cadata=credentials.server_roots.decode("ascii"))
-    except (ssl.SSLError, ValueError) as error:
-        raise FaultError(Fault.CLOUD_UNTRUSTED, f"the server roots are not readable: {error}") from error
-    if alpn:
-        context.set_alpn_protocols([_ALPN])
+    context = _trusting(credentials.server_roots, alpn=alpn)
     # ssl loads keys from files only; this one is memory, has no name, and is gone when it is closed.
     handle = os.memfd_create("credentials", os.MFD_CLOEXEC)
     with os.fdopen(handle, "wb") as file:
         file.write(credentials.chain_pem + credentials.key_text())
         file.flush()
         context.load_cert_chain(f"/proc/self/fd/{handle}")
+    return context
+
+
+def _trusting(server_roots: bytes, *, alpn: bool) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(cadata=server_roots.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise FaultError(Fault.CLOUD_UNTRUSTED, f"the server roots are not readable: {error}") from error
+    if alpn:
+        context.set_alpn_protocols([_ALPN])
     return context
 
 

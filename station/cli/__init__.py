@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from station.cli import care, ceremony, ledger, line, setup
+from station.cli import care, ceremony, ledger, line, setup, slot
 from station.faults import Fault, FaultError
 
 _DEFAULT_CONFIG = "/etc/station/station.yaml"
@@ -24,6 +24,7 @@ examples:
   station run                                   work the line until SIGTERM
   station orders add WO-118 --product sensor-b --quantity 500
   station status --json | jq .slots             what each slot does now
+  station slot disable 3 --why "pogo pin bent"   and: station slot enable 3
   station unit SB-000123                        everything on record about one unit
   station ledger verify                         is the record as it was written
   station ceremony config/ceremony/root.yaml    make the CA key in its token
@@ -76,6 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    for module in (line, ledger, ceremony, setup, care):
+    for module in (line, slot, ledger, ceremony, setup, care):
         module.add_to(commands)
     return parser

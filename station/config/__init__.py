@@ -1,7 +1,7 @@
 """The settings: read once, refused whole. The only door to YAML."""
 
 from station.config.acts import RegisterAct, RootAct, load_ceremony
-from station.config.lamps import Leds, Terminal
+from station.config.lamps import Terminal
 from station.config.loader import ConfigError
 from station.config.settings import Config, load
 from station.config.slots import SlotSettings, SlotTimes
@@ -9,7 +9,6 @@ from station.config.slots import SlotSettings, SlotTimes
 __all__ = [
     "Config",
     "ConfigError",
-    "Leds",
     "RegisterAct",
     "RootAct",
     "SlotSettings",

@@ -14,8 +14,10 @@ from station.config.products import ProductFile
 from station.config.settings import StationFile
 from station.config.slots import MapFile
 from station.faults import Blame, Fault
+from station.model import Outcome
 
 _ROOT = Path(__file__).parent.parent.parent
+_LAMPS = ("empty", "running", *Outcome, "andon", "out", "no station")
 
 
 def generated() -> dict[Path, str]:
@@ -44,10 +46,8 @@ def _card() -> str:
 def _half(messages: Messages) -> list[str]:
     word = messages.word
     lines = ["", f"# {word('card')}", "", f"| {word('lamp')} | {word('meaning')} | {word('do')} |", "|---|---|---|"]
-    lines += [
-        f"| {word(f'lamp {state}')} | {word(state)} | {word(f'do {state}')} |"
-        for state in ("empty", "running", "PASS", "FAIL", "ERROR", "ABORTED", "PROVISIONED")
-    ]
+    lines += [f"| {word(f'lamp {state}')} | {word(state)} | {word(f'do {state}')} |" for state in _LAMPS]
+    lines += ["", word("other lamps")]
     for blame in Blame:
         head = f"## {next(fault.code[0] for fault in Fault if fault.blame is blame)}: {word(blame.value)}"
         lines += ["", head, "", f"| {word('code')} | {word('happened')} | {word('do')} |", "|---|---|---|"]

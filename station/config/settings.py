@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, field_validator, model_validator
 
 from station.config.guards import refuse_mixing
+from station.config.lamps import Lamp, Sounds
 from station.config.loader import ConfigError, Document, FilePath, Location, Model, Name, Strict, read, validate
 from station.config.products import Options, product_of
 from station.config.slots import (
@@ -100,6 +101,8 @@ class StationFile(Strict):
     seal: SealSettings | None = None
     aws: Aws
     slot_times: SlotTimes = SlotTimes()
+    line_lamp: Lamp | None = None
+    sounds: Sounds | None = None
     stop_grace_s: Annotated[float, Field(ge=0, le=600)] = 30.0
 
     @field_validator("slots")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
 
-from station.config.lamps import Leds, Terminal
+from station.config.lamps import Lamp
 from station.config.loader import FilePath, Location, Name, Strict
 
 SLOTS_MAX = 64
@@ -104,7 +104,7 @@ class SlotSettings(Strict):
     port: FilePath | None = None
     presence: PresenceSettings = ByPort(kind="port")
     power: PowerSettings | None = None
-    lamp: Annotated[Leds | Terminal, Field(discriminator="kind")]
+    lamp: Lamp
 
     @model_validator(mode="after")
     def _one_place(self) -> SlotSettings:

@@ -29,6 +29,10 @@ class Presence:
             self._now = (mark, time.monotonic())
             self._stirred.set()
 
+    def there(self) -> bool:
+        """Whether anything is there at this moment, debounced or not."""
+        return self._now[0] is not None
+
     def plugged(self) -> bool:
         """Whether the same board has been there for the debounce time."""
         mark, since = self._now

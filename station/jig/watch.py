@@ -43,6 +43,14 @@ class Jig(threading.Thread):
         self._wake, self._waker = os.pipe()
         self._ending = False
 
+    def look(self) -> None:
+        """Look at every nest once, before the thread starts: what is there now, nobody saw come."""
+        for source in self._sources:
+            source.reconcile()
+            source.look()
+        for nest in self.nests:
+            nest.look()
+
     def stop(self) -> None:
         """End at once."""
         self._ending = True

@@ -234,9 +234,10 @@ def _product(origin: str) -> dict[str, Any]:
 class Station:
     """One simulated station in a folder of its own: its config, its daemon process, its control socket."""
 
-    def __init__(self, folder: Path, provider: Provider, **changes: Any) -> None:
+    def __init__(self, folder: Path, provider: Provider, *, slots: int = 1, **changes: Any) -> None:
         self.folder, self.provider = folder, provider
-        self.port = folder / "jig" / "slot1"
+        self.ports = tuple(folder / "jig" / f"slot{number}" for number in range(1, slots + 1))
+        self.port = self.ports[0]
         self.port.parent.mkdir(parents=True)
         self.state, self.runtime = folder / "state", folder / "run"
         self.state.mkdir(mode=0o750)
@@ -266,7 +267,10 @@ class Station:
             "simulate": True,
             "state": str(self.state),
             "runtime": str(self.runtime),
-            "slots": [{"name": "1", "port": str(self.port), "lamp": {"kind": "terminal"}}],
+            "slots": [
+                {"name": str(number), "port": str(port), "lamp": {"kind": "terminal"}}
+                for number, port in enumerate(self.ports, 1)
+            ],
             "hsm": {
                 "key": self.provider.key,
                 "pin": {"file": str(self.provider.pin)},
@@ -342,24 +346,24 @@ class Station:
             {"number": number, "product": product, "kind": "production", "quantity": quantity, "by": "demo", **more}
         )
 
-    def slot(self) -> dict[str, Any]:
-        """The slot's present status."""
-        status: dict[str, Any] = self.control.status()["slots"][0]
+    def slot(self, number: int = 1) -> dict[str, Any]:
+        """A slot's present status."""
+        status: dict[str, Any] = self.control.status()["slots"][number - 1]
         return status
 
-    def result(self, after: str = "") -> dict[str, Any]:
+    def result(self, after: str = "", number: int = 1) -> dict[str, Any]:
         """Wait for a latched result, other than the one that was there since ``after``."""
 
         def latched() -> dict[str, Any] | None:
-            slot = self.slot()
+            slot = self.slot(number)
             return slot if slot["state"] == "result" and slot["since"] != after else None
 
         found: dict[str, Any] = wait_for("a result", latched)
         return found
 
-    def empty(self) -> None:
-        """Wait until the slot is free."""
-        wait_for("an empty slot", lambda: self.slot()["state"] == "empty")
+    def empty(self, number: int = 1) -> None:
+        """Wait until a slot is free."""
+        wait_for("an empty slot", lambda: self.slot(number)["state"] == "empty")
 
     def drained(self) -> None:
         """Wait until no certificate waits to be taken out of service."""
