@@ -312,7 +312,10 @@ class Station:
                 env=dict(environment or self.provider.environment),
                 text=True,
             )
-        wait_for("the station's start", self._answers)
+        with ExitStack() as unless_started:  # late, or interrupted: nobody else would end it
+            unless_started.callback(self.kill)
+            wait_for("the station's start", self._answers)
+            unless_started.pop_all()
 
     def _answers(self) -> bool:
         assert self.process is not None  # noqa: S101 - called by start
