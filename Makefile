@@ -1,9 +1,10 @@
-# make demo   the whole line against simulators, live in this terminal
+# make demo   the whole line against simulators, live in this terminal; SLOTS=16 for so many slots side by side
 # make test   the whole suite
 # make check  exactly what CI runs
 # make install  the station alone into .venv, for a machine on the line
 SHELL := /bin/bash
 BIN := .venv/bin
+SLOTS := 1
 # Tests write under /tmp, where a Unix socket's path is short, and leave nothing there.
 PYTEST := room=$$(mktemp -d) && trap 'rm -rf "$$room"' EXIT && PYTEST_DEBUG_TEMPROOT=$$room $(BIN)/python -m pytest -n auto --dist loadfile
 
@@ -13,7 +14,7 @@ install:
 	@.ci/setup run
 
 demo: setup-sim
-	@$(BIN)/station demo .demo
+	@$(BIN)/station demo .demo --slots $(SLOTS)
 
 test: setup-dev
 	$(PYTEST)

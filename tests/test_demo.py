@@ -27,10 +27,10 @@ def left_behind(folder: Path) -> list[str]:
     return found
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         # A shell that runs the suite in the background had its children ignore SIGINT.
-        ["env", "--default-signal=INT", sys.executable, "-m", "station", "demo", str(folder)],
+        ["env", "--default-signal=INT", sys.executable, "-m", "station", "demo", str(folder), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -54,6 +54,20 @@ def test_the_demo_passes_four_units_fails_one_and_says_where_its_records_are(tmp
         path = next(line.split()[1] for line in said.splitlines() if line.startswith(f"{name}:"))
         assert Path(path).stat().st_size > 0
     assert "\x1b" not in said
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.timeout(400)
+def test_sixteen_slots_side_by_side_all_pass_but_the_bad_one(tmp_path: Path) -> None:
+    running = start(tmp_path / "demo", "--slots", "16")
+    said, _ = running.communicate(timeout=360)
+    assert running.returncode == 0, said
+    rows = [line.split() for line in said.splitlines() if line.startswith("GANG-")]
+    failed = [row[0] for row in rows if row[-1] == "U121"]
+    assert failed == ["GANG-B-08"]
+    assert len([row for row in rows if row[-1] == "PASS"]) == 31
+    assert {row[1] for row in rows} == {str(number) for number in range(1, 17)}
+    assert "31 of 32 units passed" in said
     assert left_behind(tmp_path) == []
 
 

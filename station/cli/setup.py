@@ -26,6 +26,7 @@ def add_to(commands: Commands) -> None:
 
     demo = command(commands, "demo", _demo, "the whole line against simulators, in a folder of its own")
     demo.add_argument("folder", type=Path)
+    demo.add_argument("--slots", type=_slots, default=1, help="as many side by side, up to 64 (default: 1)")
 
 
 def _config_check(arguments: argparse.Namespace) -> None:
@@ -68,7 +69,14 @@ def _board_try(arguments: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
+def _slots(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 64:
+        raise argparse.ArgumentTypeError("is not from 1 to 64")
+    return number
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from station.sim.demo import demo
 
-    return demo(arguments.folder)
+    return demo(arguments.folder, arguments.slots)

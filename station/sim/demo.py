@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from station.sim.gang import gang
 from station.sim.jig import SimJig
 from station.sim.line import LineError, Station, command, make_provider
 
@@ -43,7 +44,7 @@ _PLUGS = (
 )
 
 
-def demo(folder: Path) -> int:
+def demo(folder: Path, slots: int = 1) -> int:
     """Run the demo in ``folder``, which is made anew; return 0 only if every board ended as expected."""
     console = Console(soft_wrap=True, highlight=False)
     # A second Ctrl-C must not leave children behind: the first one unwinds the stack that ends them.
@@ -53,6 +54,8 @@ def demo(folder: Path) -> int:
     began = time.monotonic()
     try:
         with ExitStack() as parts:
+            if slots > 1:
+                return gang(folder, slots, console, _stamped(console, began), parts)
             return _demo(folder, parts, console, began)
     except LineError as error:
         console.print(f"the demo did not come to its end: {error}", style="red", markup=False)

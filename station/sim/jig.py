@@ -39,7 +39,7 @@ class PluggedBoard:
 
     def lift(self) -> None:
         """Take the board out: its link is gone when this returns. Lifting twice does no harm."""
-        self._close()
+        self.let_go()
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -47,13 +47,14 @@ class PluggedBoard:
 
     def kill(self) -> None:
         """SIGKILL, for a board that must vanish in the middle of a byte."""
-        self._close()
+        self.let_go()
         self._process.kill()
         self._process.wait()
         if self._link.is_symlink() and not self._link.exists():
             self._link.unlink()
 
-    def _close(self) -> None:
+    def let_go(self) -> None:
+        """Begin to take the board out."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 pipe.close()
@@ -125,6 +126,8 @@ class SimJig:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for board in self._boards:
+            board.let_go()  # all at once, and then wait for each
         for board in self._boards:
             board.lift()
 
