@@ -16,6 +16,7 @@ from station.faults import Fault, printable
 
 if TYPE_CHECKING:
     from station.doctor import Finding
+    from station.jig.survey import Plugged, SlotView
 
 _STYLES = {
     "PASS": "green",
@@ -44,6 +45,26 @@ def print_status(status: dict[str, Any]) -> None:
         console.print(f"{whose} does not work: {escape(why)}", style="yellow")
     if status["outbox"]:
         console.print(f"{status['outbox']} certificate(s) wait to be taken out of service", style="yellow")
+
+
+def print_jig(slots: Iterable[SlotView], others: Iterable[Plugged]) -> None:
+    """The slots with what is in them, then the ports that are no slot and why."""
+    console = Console(soft_wrap=True, highlight=False)
+    table = Table("slot", "place", "in it", "usb", "product", "serial", box=None, pad_edge=False)
+    for slot in slots:
+        for index, port in enumerate(slot.ports or (None,)):
+            first = (slot.name, slot.place) if index == 0 else ("", "")
+            table.add_row(*(escape(word) for word in (*first, *_port_words(port))))
+        if len(slot.ports) > 1:
+            table.add_row("", "several ports: name an interface, or learn this slot again", style="yellow")
+    console.print(table)
+    for one in others:
+        known = ", ".join(word for word in (one.usb, one.product, one.serial) if word)
+        console.print(escape(f"no slot: {one.port}{f' ({known})' if known else ''}: {one.why}"), style="dim")
+
+
+def _port_words(port: Plugged | None) -> tuple[str, str, str, str]:
+    return (port.tty, port.usb, port.product, port.serial) if port else ("-", "", "", "")
 
 
 def print_changes(changes: Iterable[dict[str, Any]]) -> None:

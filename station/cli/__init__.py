@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from station.cli import care, ceremony, ledger, line, setup, slot
+from station.cli import care, ceremony, jig, ledger, line, setup, slot
 from station.faults import Fault, FaultError
 
 _DEFAULT_CONFIG = "/etc/station/station.yaml"
@@ -21,6 +21,7 @@ _EXAMPLES = """\
 examples:
   station config check                          is every setting right, and if not, where
   station doctor                                could every part work now, and if not, what to do
+  station jig learn                             put a board in each slot: which place is which
   station run                                   work the line until SIGTERM
   station orders add WO-118 --product sensor-b --quantity 500
   station status --json | jq .slots             what each slot does now
@@ -77,6 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    for module in (line, slot, ledger, ceremony, setup, care):
+    for module in (line, slot, ledger, jig, ceremony, setup, care):
         module.add_to(commands)
     return parser

@@ -3,7 +3,7 @@
 from station.config.acts import RegisterAct, RootAct, load_ceremony
 from station.config.lamps import Terminal
 from station.config.loader import ConfigError
-from station.config.settings import Config, load
+from station.config.settings import Config, load, load_slots
 from station.config.slots import SlotSettings, SlotTimes
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "Terminal",
     "load",
     "load_ceremony",
+    "load_slots",
 ]

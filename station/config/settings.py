@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, TypeAlias
@@ -159,13 +160,25 @@ def load(path: Path, options: Options | None = None) -> Config:
     return Config.model_construct(**dict(station), products=MappingProxyType(products), hash=_hash(documents))
 
 
-def load_slots(path: Path) -> tuple[SlotSettings, ...]:
-    """The slots of ``station.yaml`` as they stand there, without the slot map: what `station jig learn` begins with.
+@dataclass(frozen=True, slots=True)
+class JigSettings:
+    """What the commands of the jig need, also before every slot has a place."""
+
+    own: tuple[SlotSettings, ...]  # as they stand in station.yaml
+    slots: tuple[SlotSettings, ...]  # with the map's places
+    runtime: Path
+    map_path: Path
+
+
+def load_slots(path: Path) -> JigSettings:
+    """The slots of ``station.yaml``, each in its place as far as it has one.
 
     Raises:
-        ConfigError: as `load`, for this one file.
+        ConfigError: `Fault.CONFIG`, as `load`, for this file and the map.
     """
-    return validate(read(path), StationFile).slots
+    station = validate(read(path), StationFile)
+    found = validate(read(map_path(path)), MapFile) if map_path(path).exists() else None
+    return JigSettings(station.slots, placed(station.slots, found), station.runtime, map_path(path))
 
 
 def _with_map(station: StationFile, path: Path, documents: list[Document], problems: list[str]) -> StationFile:

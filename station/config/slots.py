@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -192,3 +193,13 @@ def _same_port(one: UsbLocation, other: UsbLocation) -> bool:
 def map_path(settings: Path) -> Path:
     """The slot map that belongs to a ``station.yaml``."""
     return settings.with_name(MAP_FILE)
+
+
+def map_text(places: Mapping[str, UsbLocation]) -> str:
+    """The text of a slot map. What JSON quotes, YAML reads as the same."""
+    lines = ["# Written by `station jig learn`: where the slots of this machine's jig are on its USB.", "slots:"]
+    for name, place in places.items():
+        told = place.model_dump(exclude_none=True)
+        values = ", ".join(f"{key}: {json.dumps(value)}" for key, value in told.items())
+        lines.append(f"  {json.dumps(name)}: {{{values}}}")
+    return "\n".join(lines) + "\n"

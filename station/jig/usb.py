@@ -82,12 +82,18 @@ class UsbPorts:
         self._join()
 
     def reconcile(self) -> None:
-        """Ask udev for everything, where the folder of links is not as it was."""
+        """Ask udev for everything, where the folder of links is not as it was or the last answer was a surprise.
+
+        To ask costs milliseconds, and sixteen empty slots shall cost nothing. A device that is just going may still be
+        in the answer: so one that told something new is asked for again.
+        """
         looks = _fingerprint()
-        if looks != self._looked:
-            self._looked = looks
-            self._devices = devices_now(self._context)
-            self._join()
+        if looks == self._looked:
+            return
+        found = devices_now(self._context)
+        self._looked = looks if found == self._devices else None
+        self._devices = found
+        self._join()
 
     def close(self) -> None:
         """Nothing to give back by hand: the monitor's socket goes with it."""
