@@ -10,6 +10,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from station.faults import Fault, FaultError
 from station.model import ChainForm, KeyProof, PrivateKey
@@ -77,22 +78,49 @@ def _der(piece: tuple[x509.Certificate, ...]) -> bytes:
     return piece[0].public_bytes(Encoding.DER)
 
 
+def chosen_roots(roots: bytes, names: tuple[str, ...]) -> bytes:
+    """The PEM of the roots with these common names, in their order; of all of ``roots`` where none is named.
+
+    Nothing but certificates is left of the file: its comments are for people, and some boards refuse them.
+
+    Raises:
+        FaultError: `Fault.CONFIG` where a name is none of theirs, or ``roots`` holds no certificates.
+    """
+    try:
+        found = x509.load_pem_x509_certificates(roots)
+    except ValueError as error:
+        raise FaultError(Fault.CONFIG, f"the server roots are no PEM certificates: {error}") from error
+    if not names:
+        return _pem(tuple(found))
+    known = {_common_name(one): one for one in found}
+    if missing := [name for name in names if name not in known]:
+        raise FaultError(Fault.CONFIG, f"no server root is called {missing[0]!r}; there are {', '.join(sorted(known))}")
+    return _pem(tuple(known[name] for name in names))
+
+
+def _common_name(certificate: x509.Certificate) -> str:
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else certificate.subject.rfc4514_string()
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """One thing as a unit shows it: its bytes, or the SHA-256 of them where the family offers no more.
 
     ``der`` where the unit holds DER instead of PEM; ``ending`` is what the firmware puts behind the text before it
-    hashes or stores it (Zephyr: a NUL).
+    hashes or stores it (Zephyr: a NUL), ``line_end`` what it makes of each line end (Nordic's AT shell: CR LF).
     """
 
     value: bytes
     digest: bool = False
     der: bool = False
     ending: bytes = b""
+    line_end: bytes = b"\n"
 
     def expected(self, text: bytes) -> bytes:
         """What `value` must be where the unit holds ``text``."""
-        return hashlib.sha256(text + self.ending).digest() if self.digest else text + self.ending
+        held = (text if self.der else text.replace(b"\n", self.line_end)) + self.ending
+        return hashlib.sha256(held).digest() if self.digest else held
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ class Limits:
         der: whether its places hold DER, one certificate each, instead of PEM.
         place_bytes: the most bytes of one place of the chain, in PEM or DER as it is written; None for no known limit.
         certificate_bytes: the most bytes (DER) of one certificate; None for no known limit.
+        roots_bytes: the most bytes (PEM) of all server roots together; None for no known limit.
+        root_count: the most server roots; None for no known limit.
         lifted_by: the firmware's option that lifts the limit, or why nothing does.
     """
 
@@ -42,6 +44,8 @@ class Limits:
     der: bool = False
     place_bytes: int | None = None
     certificate_bytes: int | None = None
+    roots_bytes: int | None = None
+    root_count: int | None = None
     lifted_by: str = ""
 
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from station.boards import family
 from station.ca import CertificateAuthority, load_ca_certificate
 from station.config import Config
-from station.credentials import Credentials
+from station.credentials import Credentials, chosen_roots
 from station.family import Limits
 from station.faults import Fault, FaultError
 from station.model import FirstContact, KeyOrigin, Product
@@ -30,22 +30,26 @@ def check(config: Config) -> None:
     certificate = load_ca_certificate(config.ca.certificate)
     # Only its certificate is asked for; its key stays where it is.
     authority = CertificateAuthority(certificate, cast("PrivateKey", None))
+    roots = config.aws.server_roots.read_bytes()
     found = [
         f"{product.name}: {text}"
         for product in config.products.values()
-        for text in misfits(product, family(product.driver).limits(product.options), authority.largest(product))
+        for text in misfits(product, family(product.driver).limits(product.options), authority.largest(product), roots)
     ]
     if found:
         raise FaultError(Fault.PRODUCT_UNFIT, "; ".join(found))
 
 
-def misfits(product: Product, limits: Limits, chain: tuple[x509.Certificate, ...]) -> Iterator[str]:
+def misfits(
+    product: Product, limits: Limits, chain: tuple[x509.Certificate, ...], roots: bytes | None = None
+) -> Iterator[str]:
     """What ``product`` asks of its family beyond its limits, in sentences.
 
     Args:
         product: the product, with its chain form.
         limits: its family's.
         chain: the longest chain that the CA may issue for it, leaf first.
+        roots: the station's server roots (PEM); None where they are not looked at.
     """
     held = limits.board_keys if product.key_origin is KeyOrigin.BOARD else limits.station_keys
     if product.key_type not in held:
@@ -60,6 +64,26 @@ def misfits(product: Product, limits: Limits, chain: tuple[x509.Certificate, ...
     if product.images and not limits.flashes:
         yield f"{product.driver} writes no firmware images"
     yield from _too_long(product, limits, Credentials(chain, b"", None, product.chain_form))
+    if roots is not None:
+        yield from _roots(product, limits, roots)
+
+
+def _roots(product: Product, limits: Limits, roots: bytes) -> Iterator[str]:
+    try:
+        chosen = chosen_roots(roots, product.server_roots)
+    except FaultError as error:
+        yield f"server_roots: {error.detail}"
+        return
+    count = chosen.count(b"-----BEGIN ")
+    named = "name those it needs with `server_roots: [Amazon Root CA 1]`"
+    if limits.root_count is not None and count > limits.root_count:
+        yield f"{product.driver} holds {limits.root_count} of the {count} server roots; {named}"
+    if limits.roots_bytes is not None and len(chosen) > limits.roots_bytes:
+        lifted = f", or lift it by {limits.lifted_by}" if limits.lifted_by else ""
+        yield (
+            f"{len(chosen)} bytes of server roots do not fit the {limits.roots_bytes} of {product.driver};"
+            f" {named}{lifted}"
+        )
 
 
 def _too_long(product: Product, limits: Limits, credentials: Credentials) -> Iterator[str]:

@@ -207,7 +207,8 @@ class Image:
 class Product:
     """A model of board: its driver, its key, its certificate profile, and how it meets the cloud.
 
-    ``options`` are the family's own settings, of the type that the family named.
+    ``options`` are the family's own settings, of the type that the family named; ``server_roots`` the common names of
+    the station's server roots that go into the unit, all of them where none is named.
     """
 
     name: str
@@ -223,6 +224,7 @@ class Product:
     chain_form: ChainForm = ChainForm.LEAF_CA
     first_contact: FirstContact = FirstContact.BOARD
     images: tuple[Image, ...] = ()
+    server_roots: tuple[str, ...] = ()
     options: Any = field(default=None, compare=False)
 
     def client_id_of(self, unit: Unit) -> str:

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from station.credentials import Credentials, Enrollment, examine
+from station.credentials import Credentials, Enrollment, chosen_roots, examine
 from station.faults import Fault, FaultError
 from station.interfaces import Authority, Board, Cloud, Dial, Ledger, Stop
 from station.model import (
@@ -86,7 +86,7 @@ def provision(run: Run, board: Board, line: Line, stop: Stop, tell: Callable[[Ru
     with step(Step.ISSUE):
         credentials = Credentials(
             _certify(run, enrollment, call.client_id, line),
-            line.cloud.server_roots,
+            chosen_roots(line.cloud.server_roots, run.product.server_roots),
             enrollment.private_key,
             run.product.chain_form,
         )

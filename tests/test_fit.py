@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from test_ca import NUMBER, make_key, make_root, product
 from whole_line import MakeStation
 
 from station.boards.enrollment import enroll_here
 from station.ca import CertificateAuthority
-from station.credentials import Credentials
+from station.credentials import Credentials, chosen_roots
 from station.family import Limits
 from station.faults import Fault
 from station.fit import misfits
@@ -68,6 +69,35 @@ def test_each_misfit_is_named(changes: dict[str, Any], limits: dict[str, Any], t
     made = replace(product(KeyType.P256), **changes)
     (sentence,) = found(made, replace(ROOMY, **limits))
     assert text in sentence
+
+
+ROOTS = (Path(__file__).parent.parent / "config/amazon-roots.pem").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("names", "limits", "text"),
+    [
+        ((), {"roots_bytes": 4_000, "lifted_by": "CONFIG_BUF_SIZE"}, "lift it by CONFIG_BUF_SIZE"),
+        ((), {"root_count": 1}, "holds 1 of the 4 server roots"),
+        (("Amazon Root CA 9",), {}, "no server root is called 'Amazon Root CA 9'; there are Amazon Root CA 1, "),
+    ],
+)
+def test_server_roots_that_do_not_fit_are_named(names: tuple[str, ...], limits: dict[str, Any], text: str) -> None:
+    made = replace(product(KeyType.P256), server_roots=names)
+    largest = authority(KeyType.P256).largest(made)
+    (sentence,) = misfits(made, replace(ROOMY, **limits), largest, ROOTS)
+    assert text in sentence
+
+
+def test_a_product_names_the_roots_that_its_units_hold_and_no_comment_goes_along() -> None:
+    made = replace(product(KeyType.P256), server_roots=("Amazon Root CA 3", "Amazon Root CA 1"))
+    largest = authority(KeyType.P256).largest(made)
+    assert list(misfits(made, replace(ROOMY, roots_bytes=1_900, root_count=2), largest, ROOTS)) == []
+    chosen = chosen_roots(ROOTS, made.server_roots)
+    names = [one.subject.rfc4514_string() for one in x509.load_pem_x509_certificates(chosen)]
+    assert names == ["CN=Amazon Root CA 3,O=Amazon,C=US", "CN=Amazon Root CA 1,O=Amazon,C=US"]
+    assert b"#" in ROOTS
+    assert b"#" not in chosen_roots(ROOTS, ())
 
 
 def test_a_chain_in_der_needs_a_place_for_each_certificate() -> None:

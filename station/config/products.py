@@ -13,10 +13,14 @@ from station.faults import FaultError
 from station.model import ChainForm, FirstContact, Image, KeyOrigin, KeyType, Product, Profile
 
 _MAX_IMAGES = 16
+_MAX_ROOTS = 8
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{0,60}\{serial\}[A-Za-z0-9_-]{0,60}")
 _TOPIC = re.compile(
     r"(?!\$)[A-Za-z0-9:_-]*(\{serial\})?[A-Za-z0-9:_-]*(/[A-Za-z0-9:_-]*(\{serial\})?[A-Za-z0-9:_-]*){0,7}"
 )
+
+
+_RootName = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class _Key(Strict):
@@ -74,6 +78,7 @@ class ProductFile(Strict):
     certificate: _Certificate
     first_contact: _FirstContact = _FirstContact()
     images: Annotated[tuple[_Image, ...], Field(max_length=_MAX_IMAGES)] = ()
+    server_roots: Annotated[tuple[_RootName, ...], Field(max_length=_MAX_ROOTS)] = ()
     options: Annotated[dict[str, Any], Field(default_factory=dict)]
 
     @model_validator(mode="after")
@@ -105,6 +110,7 @@ class ProductFile(Strict):
             chain_form=self.certificate.chain,
             first_contact=self.first_contact.by or holder,
             images=tuple(Image(image.file, image.offset, image.sha256) for image in self.images),
+            server_roots=self.server_roots,
             options=options,
         )
 
