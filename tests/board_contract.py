@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from test_ca import NUMBER, make_key, make_root, product
 
@@ -56,7 +57,7 @@ class BoardContract:
     form = ChainForm.LEAF_CA
     options: Any = None
     dials = True
-    proof = KeyProof.SIGNED  # how the family shows its key
+    proofs: ClassVar = dict.fromkeys(KeyOrigin, KeyProof.SIGNED)  # how the family shows its key
 
     @pytest.fixture
     def port(self) -> str:
@@ -122,7 +123,7 @@ class BoardContract:
         assert board.identify().serial == self.serial
         nonce = secrets.token_bytes(32)
         evidence = board.inspect(nonce)
-        assert examine(evidence, credentials, nonce) is self.proof
+        assert examine(evidence, credentials, nonce) is self.proofs[origin]
         other = replace(credentials, chain=(credentials.chain[1], credentials.chain[1]))
         with pytest.raises(FaultError):
             examine(evidence, other, nonce)
@@ -130,14 +131,17 @@ class BoardContract:
             self.nothing_of_the_key_is_in(transcript, credentials)
 
     def nothing_of_the_key_is_in(self, transcript: Transcript, credentials: Credentials) -> None:
-        """Neither as PEM nor as DER, in base64 cut anywhere, or as it is."""
+        """Neither as it is, nor in hex, nor in base64, wherever a line of it may be cut; nor in base64 of that."""
         said = b"".join(entry.data for entry in transcript.entries())
-        der = credentials.key_text(der=True)
-        lines = credentials.key_text().splitlines()[1:-1]
-        pieces = [*lines, *(base64.b64encode(der[at:])[:40] for at in range(3)), der[-40:]]
-        for piece in pieces:
-            assert piece not in said
-            assert base64.b64encode(piece)[4:-4] not in said
+        numbers = credentials.private_key.private_numbers() if credentials.private_key else None
+        secret = numbers.private_value if isinstance(numbers, ec.EllipticCurvePrivateNumbers) else numbers.p  # type: ignore[union-attr]
+        raw = secret.to_bytes((secret.bit_length() + 7) // 8, "big")
+        lines = [base64.b64encode(raw[at:])[4:20] for at in range(3)]
+        assert raw[4:20] not in said
+        assert raw[4:20].hex().encode() not in said.lower()
+        for line in lines:
+            assert line not in said
+            assert all(base64.b64encode(line[at:])[4:12] not in said for at in range(3))
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """The key types and origins that the family names."""

@@ -77,6 +77,7 @@ class SimJig:
         serial: str,
         chip: str,
         model: str,
+        family: str = "board",
         faults: Iterable[str] = (),
         fw: str = "1.0.0",
         baud_bytes: int = 0,
@@ -90,7 +91,8 @@ class SimJig:
             serial: The board's serial.
             chip: The chip's id; it names the folder of the board's flash.
             model: The board's model.
-            faults: As ``python -m station.sim.board --help`` tells them.
+            family: Which simulator: ``python -m station.sim.FAMILY --help`` tells its faults.
+            faults: Its faults.
             fw: The firmware's version.
             baud_bytes: Bytes a second each way; 0 for no limit.
             server_address: ``HOST:PORT`` where every dial leads, whatever name it was given.
@@ -105,12 +107,13 @@ class SimJig:
         named = {"--serial": serial, "--chip": chip, "--model": model, "--fw": fw, "--store": str(store)}
         # With "=": a hostile serial may begin with a dash.
         options = [f"{name}={value}" for name, value in named.items()]
-        options += [f"--baud-bytes={baud_bytes}", f"--alpn-port={alpn_port}"]
+        options += [f"--baud-bytes={baud_bytes}"]
+        options += [f"--alpn-port={alpn_port}"] if family == "board" else []
         options += [f"--server-address={server_address}"] if server_address else []
         options += [f"--fault={fault}" for fault in faults]
         with log.open("ab") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "station.sim.board", *options, str(port)],
+                [sys.executable, "-m", f"station.sim.{family}", *options, str(port)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
