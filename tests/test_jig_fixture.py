@@ -222,6 +222,16 @@ class TestProbe:
         finally:
             jig.stop()
 
+    def test_a_port_that_cannot_be_asked_begins_a_run_that_says_why(self, tmp_path: Path) -> None:
+        def ask(port: str) -> bool:
+            raise FaultError(Fault.PORT_DENIED, port)
+
+        plug(tmp_path / "slot1")
+        slot = Nest("1", Link(tmp_path / "slot1"), Presence(debounce_s=0, lifted_s=0.1), ask=ask)
+        slot.look()
+        slot.listen()
+        assert slot.presence.plugged()
+
     @staticmethod
     def listens(slot: Nest, there: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 10

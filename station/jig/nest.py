@@ -97,7 +97,11 @@ class Nest:
         """Ask the board where only it can tell (the slot's thread); return how long to wait for news then."""
         if self._ask is None:
             return _TICK_S
-        self.presence.see(("answers",) if self._place.here() and self._ask(self._place.port()) else None)
+        try:
+            there = self._place.here() and self._ask(self._place.port())
+        except FaultError:
+            there = True  # the run that this begins says why
+        self.presence.see(("answers",) if there else None)
         return _ASK_S
 
     def ready(self, stop: Stop) -> str:
