@@ -35,6 +35,7 @@ format: setup-dev
 
 bench: setup-dev
 	$(BIN)/python tests/bench.py
+	$(BIN)/python tests/bench_ledger.py
 
 docs: setup-dev
 	$(BIN)/python -m station.config

@@ -17,12 +17,14 @@ from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 import structlog
 
 from station import fit, web
 from station.andon import AndonCord, Trial
 from station.aws import AwsCloud
+from station.aws.bucket import Bucket
 from station.boards import family
 from station.ca import CertificateAuthority, load_ca_certificate
 from station.config import Config
@@ -36,11 +38,17 @@ from station.hsm.uri import KeyUri
 from station.jig import build_jig
 from station.lamps.panel import WHOLE_LINE, Panel
 from station.ledger import Outbox, SqliteLedger
+from station.ledger.anchors import Anchor
+from station.ledger.keeper import Keeper
 from station.model import Product
+from station.seal import Seal
 from station.sequence import Line
 from station.service import SlotService
 from station.slots import Bench, Halt, Slot
 from station.status import StatusBoard
+
+if TYPE_CHECKING:
+    from station.ledger.line import LineSync
 
 _SLOT_SILENT_S = 60.0  # longer than any single wait in a run: a slot that has not ticked for so long is stuck
 _BEAT_S = 0.5
@@ -90,6 +98,7 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
         config_hash=config.hash,
         token=str(key),
         simulated=config.simulate,
+        in_line=config.line is not None,
     )
     parts.callback(ledger.dispose)
     for cut in ledger.recover():
@@ -108,6 +117,8 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
     outbox = Outbox(ledger, lambda leaf: cloud.retire(leaf, certificate), status.post_outbox)
     outbox.start()
     parts.callback(outbox.stop)
+    keeper = _keeper(config, ledger, parts)
+    sync = _line(config, ledger, outbox.wake, parts)
 
     lamps = _panel(config, status)
     lamps.start()
@@ -141,7 +152,7 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
         config.operator,
         status,
         halt,
-        outbox.wake,
+        _all(outbox.wake, *(one.wake for one in sync)),
         andon,
         service,
     )
@@ -154,7 +165,61 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
     parts.callback(jig.stop)
     for slot in slots:
         slot.start()
-    return slots, [outbox, lamps, andon, control, jig], halt, status
+    return slots, [outbox, keeper, *sync, lamps, andon, control, jig], halt, status
+
+
+def _all(*calls: Callable[[], None]) -> Callable[[], None]:
+    """One call for several."""
+
+    def call() -> None:
+        for one in calls:
+            one()
+
+    return call
+
+
+def _keeper(config: Config, ledger: SqliteLedger, parts: ExitStack) -> Keeper:
+    """The thread that closes days; it signs where there is a seal, and anchors where the settings say."""
+    seal = None
+    if config.seal is not None:
+        seal = parts.enter_context(Seal.from_settings(config.seal, config.hsm, config.state / "pin-latch"))
+    places: dict[str, Callable[[Anchor], None]] = {}
+    if (s3 := config.proof.s3) is not None:
+        api_url = config.aws.simulator.api_url if config.aws.simulator else None
+        bucket = Bucket(config.aws.region, s3.bucket, api_url=api_url)
+        places["s3"] = lambda head: bucket.put(f"{s3.prefix}{head.station}/{head.day}.txt", head.text)
+    keeper = Keeper(
+        ledger.store,
+        config.station,
+        config.proof.archives or config.state / "archives",
+        sign=seal.sign if seal else None,
+        seal=seal.id if seal else None,
+        places=places,
+    )
+    keeper.start()
+    parts.callback(keeper.stop)
+    return keeper
+
+
+def _line(config: Config, ledger: SqliteLedger, settled: Callable[[], None], parts: ExitStack) -> list[LineSync]:
+    """The thread that keeps in touch with the line, where the station is in one."""
+    if config.line is None:
+        return []
+    from station.ledger.line import LineServer, LineSync  # noqa: PLC0415 - most stations stand alone
+
+    sync = LineSync(
+        ledger,
+        LineServer(config.line, config.line.password.read()),
+        station=config.station,
+        software=version("provisioning-station"),
+        simulated=config.simulate,
+        block=config.line.block,
+        every_s=config.line.sync_s,
+        settled=settled,
+    )
+    sync.start()
+    parts.callback(sync.stop)
+    return [sync]
 
 
 def _signers(config: Config, key: KeyUri) -> Signers:

@@ -115,6 +115,7 @@ class Fault(Enum):
     WRONG_PRODUCT = "O505"
     ORDER_INVALID = "O506"
     REQUEST_INVALID = "O507"
+    LEASE_SPENT = "O510"
 
     LEDGER_DOWN = "S601"
     UNIT_BUSY = "S602"
@@ -136,6 +137,9 @@ class Fault(Enum):
     CHECK_LATE = "S627"
     PRODUCT_UNFIT = "S650"
     NO_TRANSCRIPT = "S651"
+    LINE_AWAY = "S633"
+    LINE_FORKED = "S634"
+    LINE_SETUP = "S635"
     UNEXPECTED = "S999"
 
     @property

@@ -35,7 +35,7 @@ from ledgers import (
 from station.faults import Fault, FaultError
 from station.interfaces import Ledger, OrderBook
 from station.ledger import CeremonyRow, Outbox, SqliteLedger, anchors, note_ceremony, orders
-from station.ledger.schema import metadata, restorations
+from station.ledger.schema import clashes, leases, metadata, passes, restorations
 from station.model import KeyProof
 
 RECORD = [table for table in metadata.sorted_tables if not table.name.startswith("live_")]
@@ -75,6 +75,10 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     anchors.add_head(ledger.store, "s1", "2026-11-24", lambda _: b"signature", "5ea1")
     with ledger.store.write() as connection:
         connection.execute(sa.insert(restorations).values(seq=1, restored_by="linh", at=datetime.now(UTC)))
+        for table in (leases, passes, clashes):
+            texts = {column.name: "WO-1" for column in table.columns if isinstance(column.type, sa.Text)}
+            numbers = {column.name: 1 for column in table.columns if isinstance(column.type, sa.Integer)}
+            connection.execute(sa.insert(table).values(**texts, **numbers, at=datetime.now(UTC)))
     ledger.dispose()
     when = datetime.now(UTC)
     act = CeremonyRow("id", "root", "0" * 64, "linh", "1", "0" * 64, "", "", when, when)

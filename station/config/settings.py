@@ -15,8 +15,10 @@ from pydantic import Field, field_validator, model_validator
 
 from station.config.guards import refuse_mixing
 from station.config.lamps import Lamp, Sounds
+from station.config.line import LineSettings
 from station.config.loader import ConfigError, Document, FilePath, Location, Model, Name, Strict, read, validate
 from station.config.products import Options, product_of
+from station.config.proof import Proof
 from station.config.slots import (
     SLOTS_MAX,
     ByProbe,
@@ -101,6 +103,8 @@ class StationFile(Strict):
     ca: Ca
     seal: SealSettings | None = None
     aws: Aws
+    line: LineSettings | None = None
+    proof: Proof = Proof()
     slot_times: SlotTimes = SlotTimes()
     line_lamp: Lamp | None = None
     sounds: Sounds | None = None

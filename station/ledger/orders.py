@@ -12,10 +12,12 @@ from station.ledger.schema import (
     admissions,
     closures,
     identified,
+    leases,
     live_runs,
     order_closures,
     order_units,
     orders,
+    passes,
 )
 from station.model import OrderKind, Outcome, Run, Unit, WorkOrder
 
@@ -102,19 +104,44 @@ def _progress(connection: sa.Connection, row: sa.Row[tuple[object, ...]]) -> Ord
     return OrderProgress(order, found["passed"], found["opened_by"], found["opened_at"], found["closed_at"])
 
 
-def next_open(connection: sa.Connection) -> WorkOrder | None:
-    """The oldest open order with units left to build; a golden one only where there is no other."""
+def next_open(connection: sa.Connection, *, in_line: bool = False) -> WorkOrder | None:
+    """The oldest open order with units left to build; a golden one only where there is no other.
+
+    In a line those of which this station holds a share come first.
+    """
     left = progress(connection, only_open=True)
+    if in_line:
+        left.sort(key=lambda found: not _leased_left(connection, found))
     work = [found.order for found in left if found.order.kind is not OrderKind.GOLDEN and found.left]
     golden = [found.order for found in left if found.order.kind is OrderKind.GOLDEN]
     return next(iter([*work, *golden]), None)
 
 
-def admitting(connection: sa.Connection, run: Run, unit: Unit) -> WorkOrder:
+def left_here(connection: sa.Connection, found: OrderProgress) -> int:
+    """What this station may still pass of its share of an order; negative where it had passed more before its share.
+
+    A unit that it passed before a backup was restored counts too: the line knows of it (`station.ledger.line.pull`).
+    """
+    number = found.order.number
+    share = sa.select(sa.func.coalesce(sa.func.sum(leases.c.quantity), 0)).where(leases.c.order_number == number)
+    mine = sa.select(leases.c.station).where(leases.c.order_number == number)
+    lost = sa.select(sa.func.count(sa.distinct(passes.c.serial))).where(
+        passes.c.order_number == number, passes.c.station.in_(mine)
+    )
+    leased: int = connection.execute(share).scalar_one()
+    before: int = connection.execute(lost).scalar_one()
+    return leased - before - found.passed
+
+
+def _leased_left(connection: sa.Connection, found: OrderProgress) -> bool:
+    return found.order.kind is not OrderKind.PRODUCTION or left_here(connection, found) > 0
+
+
+def admitting(connection: sa.Connection, run: Run, unit: Unit, *, in_line: bool = False) -> WorkOrder:
     """The open order that ``unit`` is built under.
 
     Raises:
-        FaultError: `NO_ORDER`, `ORDER_FULL`, `ALREADY_PASSED` or `NEVER_PASSED`.
+        FaultError: `NO_ORDER`, `ORDER_FULL`, `ALREADY_PASSED` or `NEVER_PASSED`; in a line `LEASE_SPENT` too.
     """
     candidates = progress(connection, only_open=True, product=run.product.name)
     # The order that the slot saw comes first; a lot that names this very unit comes before all.
@@ -126,10 +153,16 @@ def admitting(connection: sa.Connection, run: Run, unit: Unit) -> WorkOrder:
     if not production:
         raise FaultError(Fault.NO_ORDER, f"no open order for {run.product.name} admits {unit.serial}")
     if _passed(connection, unit.serial):
-        raise FaultError(Fault.ALREADY_PASSED, f"{unit.serial} has passed before")
+        raise FaultError(Fault.ALREADY_PASSED, f"{unit.serial} has passed before{_where(connection, unit.serial)}")
+    open_ones = []
     for found in production:
-        if found.passed + _running(connection, found.order.number, run.id) < found.order.quantity:
-            return found.order
+        busy = running(connection, found.order.number, but=run.id)
+        if found.passed + busy < found.order.quantity:
+            if not in_line or left_here(connection, found) > busy:
+                return found.order
+            open_ones.append(found.order.number)
+    if open_ones:
+        raise FaultError(Fault.LEASE_SPENT, f"this station's share of {', '.join(open_ones)} is built")
     numbers = ", ".join(found.order.number for found in production)
     raise FaultError(Fault.ORDER_FULL, f"all units of {numbers} have passed or are running")
 
@@ -143,7 +176,7 @@ def _still_wanted(connection: sa.Connection, found: OrderProgress, unit: Unit) -
 
 
 def _passed(connection: sa.Connection, serial: str, under: str | None = None) -> bool:
-    """Whether the unit has passed, in a production or rework order or in the one named."""
+    """Whether the unit has passed here or elsewhere, in a production or rework order or in the one named."""
     query = (
         sa.select(sa.literal(1))
         .select_from(identified)
@@ -156,12 +189,22 @@ def _passed(connection: sa.Connection, serial: str, under: str | None = None) ->
             orders.c.kind != OrderKind.GOLDEN.value,
         )
     )
+    elsewhere = sa.select(sa.literal(1)).where(passes.c.serial == serial)
     if under is not None:
         query = query.where(orders.c.number == under)
-    return connection.execute(query.limit(1)).first() is not None
+        elsewhere = elsewhere.where(passes.c.order_number == under)
+    return any(connection.execute(one.limit(1)).first() for one in (query, elsewhere))
 
 
-def _running(connection: sa.Connection, number: str, but: str) -> int:
+def _where(connection: sa.Connection, serial: str) -> str:
+    """At which other station a unit passed, for the one who asks why it is refused."""
+    found = sa.select(passes.c.station).where(passes.c.serial == serial).order_by(passes.c.at.desc()).limit(1)
+    station = connection.execute(found).scalar()
+    return f" at {station}" if station else ""
+
+
+def running(connection: sa.Connection, number: str, *, but: str = "") -> int:
+    """How many runs are under an order at this moment, except one."""
     query = (
         sa.select(sa.func.count())
         .select_from(live_runs)

@@ -23,6 +23,7 @@ from station.ledger.schema import (
     live_certificates,
     live_runs,
     outbox,
+    passes,
     proofs,
     runs,
     steps,
@@ -62,6 +63,7 @@ class SqliteLedger:
         config_hash: str,
         token: str,
         simulated: bool,
+        in_line: bool = False,
         clock: Callable[[], datetime] = _now,
     ) -> None:
         self.store = Store(path, simulated=simulated)
@@ -72,6 +74,7 @@ class SqliteLedger:
             "token": token,
             "simulated": simulated,
         }
+        self._in_line = in_line
         self._clock = clock
 
     def dispose(self) -> None:
@@ -98,7 +101,7 @@ class SqliteLedger:
     def next_order(self) -> WorkOrder | None:
         """The oldest open order with units left to build."""
         with self.store.read() as connection:
-            return orders.next_open(connection)
+            return orders.next_open(connection, in_line=self._in_line)
 
     # One run, from first to last.
 
@@ -122,7 +125,7 @@ class SqliteLedger:
 
         Raises:
             FaultError: `WRONG_PRODUCT`, `UNIT_FIRMWARE`, `IDENTITY_CLASH`, `UNIT_BUSY`, `NO_ORDER`, `ORDER_FULL`,
-                `ALREADY_PASSED`, `NEVER_PASSED`. The unit is on record then too.
+                `ALREADY_PASSED`, `NEVER_PASSED`, in a line `LEASE_SPENT`. The unit is on record then too.
         """
         unit = run.known_unit()
         refusal: FaultError | None = None
@@ -154,7 +157,7 @@ class SqliteLedger:
         )
         if other := connection.execute(busy).scalar():
             raise FaultError(Fault.UNIT_BUSY, f"{unit.serial} is in run {other} at this moment")
-        order = orders.admitting(connection, run, unit)
+        order = orders.admitting(connection, run, unit, in_line=self._in_line)
         connection.execute(sa.insert(live_runs).values(run=run.id, serial=unit.serial, chip_id=unit.chip_id))
         connection.execute(sa.insert(admissions).values(run=run.id, order_number=order.number, at=self._clock()))
         return order
@@ -205,6 +208,7 @@ class SqliteLedger:
             other = connection.execute(owner).scalar()
             if other not in {None, unit.serial}:
                 raise FaultError(Fault.KEY_CLONED, f"the key of {unit.serial} is that of {other} too")
+            _cloned_elsewhere(connection, unit, key)
             live = sa.select(live_certificates.c.number).where(live_certificates.c.serial == unit.serial)
             old = connection.execute(live).scalar()
             if old != name:
@@ -329,13 +333,24 @@ def _bound_elsewhere(connection: sa.Connection, unit: Unit) -> bool:
         (identities.c.serial == unit.serial) | (identities.c.chip_id == unit.chip_id)
     )
     found = connection.execute(query).all()
-    for serial, chip_id in found:
+    elsewhere = sa.select(passes.c.serial, passes.c.chip_id).where(
+        (passes.c.serial == unit.serial) | (passes.c.chip_id == unit.chip_id)
+    )
+    for serial, chip_id in [*found, *connection.execute(elsewhere.distinct()).all()]:
         if (serial, chip_id) != (unit.serial, unit.chip_id):
             raise FaultError(
                 Fault.IDENTITY_CLASH,
                 f"{unit.serial} with chip {unit.chip_id}; on record is {serial} with chip {chip_id}",
             )
     return bool(found)
+
+
+def _cloned_elsewhere(connection: sa.Connection, unit: Unit, key: str) -> None:
+    """Raise `Fault.KEY_CLONED` where another unit passed at another station with the same key."""
+    query = sa.select(passes.c.serial, passes.c.station).where(passes.c.key_id == key, passes.c.serial != unit.serial)
+    other = connection.execute(query.limit(1)).first()
+    if other is not None:
+        raise FaultError(Fault.KEY_CLONED, f"the key of {unit.serial} is that of {other.serial}, at {other.station}")
 
 
 def _bind(connection: sa.Connection, run: Run, unit: Unit, at: datetime) -> None:

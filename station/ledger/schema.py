@@ -247,6 +247,40 @@ restorations = sa.Table(
     _at(),
 )
 
+# A line of stations. On PostgreSQL these hold every station's rows; here, what the last sync told this one.
+leases = sa.Table(
+    "leases",
+    metadata,
+    _text("id", key=True),
+    _text("station"),
+    _text("order_number", sa.ForeignKey("orders.number")),
+    sa.Column("quantity", sa.Integer, nullable=False),
+    _at(),
+    sa.Index("leases_order", "order_number"),
+)
+passes = sa.Table(
+    "passes",
+    metadata,
+    _text("run", key=True),
+    _text("station"),
+    _text("epoch"),
+    sa.Column("seq", sa.Integer, nullable=False),
+    *(_text(name) for name in ("serial", "chip_id", "key_id", "number", "order_number", "kind")),
+    _at(),
+    sa.Index("passes_serial", "serial"),
+    sa.Index("passes_chip", "chip_id"),
+    sa.Index("passes_key", "key_id"),
+    sa.Index("passes_seq", "station", "epoch", "seq"),
+)
+clashes = sa.Table(
+    "clashes",
+    metadata,
+    _text("id", key=True),
+    *(_text(name) for name in ("kind", "value", "earlier_run", "earlier_station", "later_run", "later_station")),
+    _text("number"),
+    _at(),
+)
+
 # Working tables: the present, not the record. Their constraints are the rules, whoever writes.
 live_runs = sa.Table(
     "live_runs",

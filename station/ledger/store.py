@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from station.faults import Fault, FaultError
 from station.ledger import chain, schema
 
-_HEAD: Final = "0005"
+HEAD: Final = "0006"
 _BUSY_S: Final = 5.0
 _QUEUE_S: Final = 15.0
 _IMMEDIATE: Final = {"begin": "BEGIN IMMEDIATE"}
@@ -114,12 +114,12 @@ class Store:
         """Bring the schema up to date and chain what is not yet, in one transaction."""
         with self._alone() as connection:
             found = self._version(connection)
-            if found == _HEAD:
+            if found == HEAD:
                 return
-            if found is not None and found > _HEAD:
+            if found is not None and found > HEAD:
                 raise FaultError(
                     Fault.LEDGER_DOWN,
-                    f"{self.path} is of schema {found}, this software knows {_HEAD}: install the newer software again",
+                    f"{self.path} is of schema {found}, this software knows {HEAD}: install the newer software again",
                 )
             before = chain.marks_before_migration(connection)
             migrate(connection)

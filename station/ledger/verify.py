@@ -24,6 +24,7 @@ from station.faults import Fault, FaultError, printable
 from station.ledger import chain, schema
 from station.ledger.anchors import Anchor
 from station.ledger.store import Store
+from station.model import Outcome
 
 _MOST: Final = 100  # findings; a ledger with more of them is none
 Progress = Callable[[int, int], None]
@@ -279,7 +280,7 @@ def _counts(link: chain.Link, verdict: Verdict) -> list[tuple[str, int]]:
     return counts
 
 
-_KEEPS: Final = ("PASS", "PROVISIONED")  # outcomes of a run that leave its certificate in service
+_KEEPS: Final = [outcome.value for outcome in Outcome if outcome.made]  # they leave the certificate in service
 # What lives, by the record: the newest certificate of each serial, unless a run that used it ended otherwise than
 # well, or something else put it in the outbox.
 _LIVE: Final = """

@@ -1,0 +1,199 @@
+"""What a station learns from the line: orders, who passed elsewhere, clashes, and its blocks of the orders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+import structlog
+
+from station.ledger import orders, schema
+from station.ledger.line.server import LineServer
+from station.ledger.store import Store
+from station.model import OrderKind
+
+_ROWS_A_PULL: Final = 500
+_line_passes = sa.table("line_passes", *(sa.column(column.name, column.type) for column in schema.passes.columns))
+_sources = sa.table("line_sources", sa.column("station", sa.Text), sa.column("epoch", sa.Text))
+
+log = structlog.get_logger()
+
+
+def pull_orders(server: sa.Connection, store: Store) -> frozenset[str]:
+    """Take over the orders that are open on the line, and close those that are closed there.
+
+    Returns:
+        The numbers under which the line knows another order than this station: nothing is leased of those.
+    """
+    with store.read() as connection:
+        here = {row.number: row for row in connection.execute(sa.select(schema.orders))}
+        ended = set(connection.execute(sa.select(schema.order_closures.c.order_number)).scalars())
+    closed = schema.order_closures
+    open_there = sa.select(schema.orders).where(
+        ~sa.exists().where(closed.c.order_number == schema.orders.c.number), schema.orders.c.number.not_in(list(here))
+    )
+    fresh = [dict(row) for row in server.execute(open_there).mappings()]
+    numbers = [row["number"] for row in fresh]
+    named = sa.select(schema.order_units).where(schema.order_units.c.order_number.in_(numbers))
+    units = [dict(row) for row in server.execute(named).mappings()] if fresh else []
+    over = sa.select(closed).where(closed.c.order_number.in_(sorted(set(here) - ended)))
+    endings = [dict(row) for row in server.execute(over).mappings()]
+    twofold = _twofold(server, {number: row for number, row in here.items() if number not in ended})
+    if not (fresh or endings):
+        return twofold
+    with store.write() as connection:
+        for table, rows in ((schema.orders, fresh), (schema.order_units, units), (closed, endings)):
+            new = [row for row in rows if not _there(connection, table, row)]
+            if new:
+                connection.execute(sa.insert(table), new)
+    return twofold
+
+
+def _twofold(server: sa.Connection, open_here: Mapping[str, sa.Row[Any]]) -> frozenset[str]:
+    there = sa.select(schema.orders).where(schema.orders.c.number.in_(sorted(open_here)))
+    found = {
+        row.number
+        for row in server.execute(there)
+        if (row.product, row.kind, row.quantity)
+        != (open_here[row.number].product, open_here[row.number].kind, open_here[row.number].quantity)
+    }
+    for number in sorted(found):
+        log.error("another station opened another order under this number", order=number)
+    return frozenset(found)
+
+
+def _there(connection: sa.Connection, table: sa.Table, row: dict[str, Any]) -> bool:
+    keys = [column == row[column.name] for column in table.primary_key.columns]
+    return connection.execute(sa.select(sa.literal(1)).select_from(table).where(*keys)).first() is not None
+
+
+def pull_passes(server: sa.Connection, store: Store, station: str, epoch: str) -> int:
+    """Learn who passed elsewhere since the last time; return how many were new.
+
+    Each station's passes come in the order in which it pushed them, so one mark a station and epoch is enough.
+    """
+    learned = 0
+    for other, its_epoch in server.execute(sa.select(_sources.c.station, _sources.c.epoch)).all():
+        if (other, its_epoch) != (station, epoch):
+            learned += _passes_of(server, store, other, its_epoch)
+    return learned
+
+
+def _passes_of(server: sa.Connection, store: Store, station: str, epoch: str) -> int:
+    here, there, learned = schema.passes.c, _line_passes.c, 0
+    with store.read() as connection:
+        known = sa.select(here.seq, here.run).where(here.station == station, here.epoch == epoch)
+        last = connection.execute(known.order_by(here.seq.desc(), here.run.desc()).limit(1)).first()
+    mark = (last.seq, last.run) if last else (-1, "")
+    while True:
+        query = sa.select(_line_passes).where(
+            there.station == station, there.epoch == epoch, sa.tuple_(there.seq, there.run) > mark
+        )
+        rows = server.execute(query.order_by(there.seq, there.run).limit(_ROWS_A_PULL)).mappings()
+        found = [dict(row) for row in rows]
+        if not found:
+            return learned
+        with store.write() as connection:
+            new = [row for row in found if not _known(connection, row["run"])]
+            if new:
+                connection.execute(sa.insert(schema.passes), new)
+        learned += len(new)
+        mark = (found[-1]["seq"], found[-1]["run"])
+
+
+def _known(connection: sa.Connection, run: str) -> bool:
+    """Whether the run is this ledger's own, or was learned before."""
+    return any(
+        connection.execute(sa.select(sa.literal(1)).where(column == run)).first()
+        for column in (schema.passes.c.run, schema.runs.c.id)
+    )
+
+
+def pull_clashes(server: sa.Connection, store: Store, station: str) -> list[dict[str, Any]]:
+    """Learn of clashes, and take the certificate of this station's run out of service where that came later."""
+    with store.read() as connection:
+        seen = set(connection.execute(sa.select(schema.clashes.c.id)).scalars())
+    found = [dict(row) for row in server.execute(sa.select(schema.clashes)).mappings()]
+    new = [row for row in found if row["id"] not in seen]
+    for row in new:
+        with store.write() as connection:
+            connection.execute(sa.insert(schema.clashes).values(**row))
+            if row["later_station"] == station:
+                _retire(connection, row)
+        log.error(
+            "a unit clashes with another station's",
+            what=row["kind"],
+            value=row["value"],
+            earlier=row["earlier_station"],
+            later=row["later_station"],
+        )
+    return new
+
+
+def _retire(connection: sa.Connection, clash: dict[str, Any]) -> None:
+    """As a run that did not pass would have its certificate retired; the outbox tells the cloud."""
+    number = clash["number"]
+    connection.execute(sa.delete(schema.live_certificates).where(schema.live_certificates.c.number == number))
+    signed = connection.execute(sa.select(schema.issued.c.number).where(schema.issued.c.number == number)).first()
+    waits = connection.execute(sa.select(schema.outbox.c.number).where(schema.outbox.c.number == number)).first()
+    if signed and not waits:
+        row = {"number": number, "run": clash["later_run"], "reason": "clash", "at": datetime.now(UTC)}
+        connection.execute(sa.insert(schema.outbox).values(**row))
+
+
+def lease(server: LineServer, store: Store, station: str, block: int, but: frozenset[str] = frozenset()) -> None:
+    """Hold a block of each open production order ahead of what is built, as far as the line has any left.
+
+    Args:
+        server: the line's.
+        store: the station's.
+        station: its name.
+        block: how many units ahead.
+        but: orders of which nothing is leased.
+
+    The server gives and commits first, only then this ledger notes it. An answer that is lost is given again: the id
+    of a lease counts this station's leases of the order that are on record here.
+    """
+    with store.read() as connection:
+        wanted = [
+            (found.order.number, _count(connection, found.order.number), orders.left_here(connection, found))
+            for found in orders.progress(connection, only_open=True)
+            if found.order.kind is OrderKind.PRODUCTION and found.order.number not in but
+        ]
+    for number, count, left in wanted:
+        # Topped up when half is used: not a request for each unit.
+        if left > block // 2:
+            continue
+        name = f"{station}/{number}/{count + 1}"
+        ask = sa.text("SELECT quantity, at FROM line_lease(:name, :number, :want)")
+        with server.transaction() as there:
+            given = there.execute(ask, {"name": name, "number": number, "want": block - min(left, 0)}).one()
+        if given.quantity is not None:
+            with store.write() as connection:
+                row = {"id": name, "station": station, "order_number": number, "quantity": given.quantity}
+                connection.execute(sa.insert(schema.leases).values(**row, at=datetime.fromisoformat(given.at)))
+
+
+def give_back(store: Store, station: str, number: str) -> int:
+    """Give what is left here of an order back to the line; `station.ledger.line.push` tells the server.
+
+    Written here first: from this moment on the station builds no more of it, whatever the network does.
+
+    Returns:
+        How many units; runs that are under way keep theirs.
+    """
+    with store.write() as connection:
+        held = [found for found in orders.progress(connection, only_open=True) if found.order.number == number]
+        left = orders.left_here(connection, held[0]) - orders.running(connection, number) if held else 0
+        if left > 0:
+            name = f"{station}/{number}/{_count(connection, number) + 1}"
+            row = {"id": name, "station": station, "order_number": number, "quantity": -left}
+            connection.execute(sa.insert(schema.leases).values(**row, at=datetime.now(UTC)))
+        return max(0, left)
+
+
+def _count(connection: sa.Connection, number: str) -> int:
+    query = sa.select(sa.func.count()).select_from(schema.leases).where(schema.leases.c.order_number == number)
+    return connection.execute(query).scalar_one()

@@ -1,0 +1,180 @@
+"""What the record costs: the chain in a run's transactions, its proof, its size; and 50 stations into one PostgreSQL.
+
+    python tests/bench_ledger.py [--json] [--stations 50] [--runs 40]
+
+Ledgers lie in memory (/dev/shm) where there is some, so that what is measured is our work and not the disk's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from ledgers import open_ledger, production, unit, whole_run
+from postgres import PASSWORD, TEMPLATE, Line, Postgres, station_ledger
+
+from station.config.line import LineSettings, Password
+from station.ledger import chain, export, verify
+from station.ledger.line import LineServer, LineSync, setup
+
+_PROCESSES = 10
+
+
+def timed(work: Any) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def proof(folder: Path, runs: int) -> dict[str, float]:
+    """A station's own ledger: what a run costs with and without the chain, what it weighs, how fast it is verified."""
+    ledger = open_ledger(folder / "proof.sqlite")
+    ledger.add_order(production(quantity=100_000), "bench")
+
+    def build(prefix: str) -> None:
+        for index in range(runs):
+            whole_run(ledger, unit(f"{prefix}-{index}"), "k" + prefix + str(index))
+
+    build("WARM")
+    with_chain = timed(lambda: build("A"))
+    ledger.dispose()
+    size = ledger.store.path.stat().st_size
+    verifying = timed(lambda: verify.ledger_file(ledger.store.path))
+    exporting = timed(lambda: export.export(ledger.store.path, folder / "all.jsonl"))
+    links = verify.ledger_file(ledger.store.path).links
+    bare = open_ledger(folder / "bare.sqlite")
+    bare.add_order(production(quantity=100_000), "bench")
+    with patch.object(chain, "extend", lambda *_: None):
+        for index in range(runs):
+            whole_run(bare, unit(f"WARM-{index}"), f"w{index}")
+        without = timed(lambda: [whole_run(bare, unit(f"B-{index}"), f"b{index}") for index in range(runs)])
+    bare.dispose()
+    return {
+        "run_ms": with_chain / runs * 1000,
+        "run_without_chain_ms": without / runs * 1000,
+        "chain_costs_percent": (with_chain / without - 1) * 100,
+        "bytes_a_run": size / (2 * runs),
+        "links_a_run": links / (2 * runs),
+        "verify_links_per_s": links / verifying,
+        "export_links_per_s": links / exporting,
+    }
+
+
+def made(folder: Path, station: str, runs: int) -> None:
+    """A station's ledger after some days without the server; its orders are its own, for nothing is leased here."""
+    ledger = station_ledger(folder, station)
+    ledger._in_line = False
+    ledger.add_order(production(f"WO-{station}", 100_000), "bench")
+    for index in range(runs):
+        whole_run(ledger, unit(f"{station}-{index}"), f"{station}-{index}")
+    ledger.dispose()
+
+
+def pushed(folder: Path, station: str, port: int, database: str) -> float:
+    """Push everything; the seconds it took, of the station's own time."""
+    settings = LineSettings(
+        host="127.0.0.1",
+        port=port,
+        database=database,
+        user=f"login_{station}",
+        password=Password(credential="none"),
+        deadline_s=120.0,
+    )
+    ledger = station_ledger(folder, station)
+    server = LineServer(settings, PASSWORD)
+    sync = LineSync(ledger, server, station=station, software="bench", simulated=False, block=1, every_s=1)
+
+    def push() -> None:
+        with server.transaction() as connection:
+            sync._pusher.begin(connection)
+        sync.push()
+
+    took = timed(push)
+    server.close()
+    ledger.dispose()
+    return took
+
+
+def _some(arguments: tuple[Path, list[str], int, str, int]) -> list[float]:
+    """One process's stations, all at once."""
+    folder, stations, port, database, runs = arguments
+    if not port:
+        for station in stations:
+            made(folder, station, runs)
+        return []
+    took: list[float] = []
+    threads = [
+        threading.Thread(target=lambda name=name: took.append(pushed(folder, name, port, database)))
+        for name in stations
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return took
+
+
+def ingest(folder: Path, stations: int, runs: int) -> dict[str, float]:
+    """Stations that come back at the same moment, each with its backlog."""
+    names = [f"b{index}" for index in range(stations)]
+    shares = [names[first::_PROCESSES] for first in range(_PROCESSES)]
+    server = Postgres()
+    try:
+        server.start()
+        Line(server, TEMPLATE, folder)
+        line = Line(server, "bench", folder)
+        with line.as_owner() as owner, owner.transaction(120.0) as connection:
+            for name in names:
+                setup.admit(connection, name, f"login_{name}", PASSWORD)
+        with ProcessPoolExecutor(_PROCESSES) as pool:
+            list(pool.map(_some, [(folder, share, 0, "", runs) for share in shares]))
+            began = time.perf_counter()
+            jobs = [(folder, share, server.port, "bench", runs) for share in shares]
+            took = sorted(one for found in pool.map(_some, jobs) for one in found)
+            whole = time.perf_counter() - began
+        there = line.rows("SELECT count(*) FROM closures")[0][0]
+        assert there == stations * runs, f"{there} of {stations * runs} runs arrived"
+        weight = line.rows("SELECT pg_database_size(current_database()) - pg_database_size(%s)", TEMPLATE)[0][0]
+        with closing(server.owner("bench")) as owner_connection:
+            owner_connection.execute("CHECKPOINT")
+        return {
+            "stations": stations,
+            "runs": there,
+            "seconds": whole,
+            "runs_per_s": there / whole,
+            "slowest_station_s": took[-1],
+            "bytes_a_run": weight / there,
+        }
+    finally:
+        server.stop()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--stations", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=40)
+    arguments = parser.parse_args()
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as name:
+        folder = Path(name)
+        found = {"ledger": proof(folder, 150), "ingest": ingest(folder, arguments.stations, arguments.runs)}
+    if arguments.json:
+        print(json.dumps(found))
+        return
+    for part, figures in found.items():
+        for name, value in figures.items():
+            print(f"{part:<8} {name:<24} {value:>12,.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What the disk can do to a line at work: it stops with S601 before a unit is wasted; what is green is on the disk."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from whole_line import Bench, MakeStation
+
+from station.ledger import verify
+from station.sim.jig import SimJig
+from station.sim.line import LineError, Station, wait_for
+
+
+class Disk:
+    """A file system of its own under the station's state: a tmpfs, which fills up and is read-only as any other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def mount(self, options: str) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self._folder)], check=True)
+
+    def size(self, amount: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={amount}", str(self._folder)], check=True)
+
+    def fill(self) -> None:
+        """Make it just as large as what is on it."""
+        found = os.statvfs(self._folder)
+        self.size(str((found.f_blocks - found.f_bfree) * found.f_frsize))
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "--lazy", str(self._folder)], check=True)
+
+
+@pytest.fixture
+def at_work(make_station: MakeStation) -> Station:
+    return make_station()
+
+
+@pytest.fixture
+def disk(at_work: Station) -> Iterator[Disk]:
+    if os.geteuid() != 0:
+        pytest.skip("to mount a small file system one must be root")
+    made = Disk(at_work.state)
+    made.mount("size=400m,mode=0750")
+    yield made
+    at_work.kill()
+    made.unmount()
+
+
+def started(station: Station, jig: SimJig, api: Any) -> Bench:
+    station.start()
+    station.order("WO-1", "console-station-key", 50)
+    return Bench(station, jig, api)
+
+
+def passed_on_disk(station: Station) -> set[str]:
+    with closing(sqlite3.connect(f"file:{station.state}/ledger.sqlite?mode=ro", uri=True)) as ledger:
+        return {serial for (serial,) in ledger.execute("SELECT serial FROM tally WHERE outcome = 'PASS'")}
+
+
+def test_a_full_disk_stops_the_line_and_room_again_starts_it(
+    at_work: Station, disk: Disk, jig: SimJig, cloud_api: Any
+) -> None:
+    bench = started(at_work, jig, cloud_api)
+    assert bench.run("SN-0")["outcome"] == "PASS"
+    disk.fill()
+    green = {"SN-0"}
+    for index in range(1, 30):
+        before = at_work.slot()["since"]
+        board = bench.plug(f"SN-{index}")
+        result = at_work.result(after=before)
+        if result["fault"] == "S601":
+            break
+        assert result["outcome"] == "PASS"  # there was room left in SQLite's log
+        green.add(f"SN-{index}")
+        assert green <= passed_on_disk(at_work)
+        board.lift()
+        at_work.empty()
+    assert (result["outcome"], result["fault"]) == ("ERROR", "S601")
+    assert "disk" in result["detail"]
+    assert passed_on_disk(at_work) == green
+    disk.size("400m")
+    board.lift()
+    at_work.empty()
+    assert bench.run(f"SN-{index}")["outcome"] == "PASS"
+    assert verify.ledger_file(at_work.state / "ledger.sqlite").findings == []
+
+
+def test_a_read_only_disk_keeps_the_station_from_starting(at_work: Station, disk: Disk) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(at_work.state)], check=True)
+    with pytest.raises(LineError, match=r"cannot be written|S601|S606"):
+        at_work.start()
+
+
+def test_a_corrupt_ledger_keeps_the_station_from_starting_and_is_kept(
+    at_work: Station, jig: SimJig, cloud_api: Any
+) -> None:
+    bench = started(at_work, jig, cloud_api)
+    assert bench.run("SN-0")["outcome"] == "PASS"
+    at_work.stop()
+    ledger = at_work.state / "ledger.sqlite"
+    data = ledger.read_bytes()
+    ledger.write_bytes(data[:4096] + os.urandom(len(data) - 4096))
+    kept = ledger.read_bytes()
+    with pytest.raises(LineError, match="S601"):
+        at_work.start()
+    assert ledger.read_bytes() == kept
+
+
+def test_a_ledger_that_another_program_holds_stops_the_line_until_it_lets_go(
+    at_work: Station, jig: SimJig, cloud_api: Any
+) -> None:
+    bench = started(at_work, jig, cloud_api)
+    with closing(sqlite3.connect(at_work.state / "ledger.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        board = bench.plug("SN-1")
+        result = at_work.result()
+        assert (result["outcome"], result["fault"]) == ("ERROR", "S601")
+        assert "another program holds the file" in result["detail"]
+        other.execute("ROLLBACK")
+    board.lift()
+    wait_for("the slot", lambda: at_work.slot()["state"] == "empty")
+    assert bench.history("SN-1") == []  # it was never touched
+    assert bench.run("SN-1")["outcome"] == "PASS"

@@ -1,0 +1,86 @@
+"""A day is closed once: its head, its archive, its anchors; and what fails is tried again, with nothing done twice."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from ledgers import production, rows, unit, whole_run
+
+from station.faults import Fault, FaultError
+from station.ledger import SqliteLedger, export, keeper
+from station.ledger.anchors import Anchor
+from station.ledger.keeper import Keeper
+
+
+class Days:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 25, 0, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def heads(ledger: SqliteLedger) -> list[tuple[str]]:
+    return rows(ledger.store.path, "SELECT day FROM heads ORDER BY day")
+
+
+def test_each_day_that_is_over_is_closed_archived_and_anchored_once(ledger: SqliteLedger, tmp_path: Path) -> None:
+    days = Days()
+    anchored: list[Anchor] = []
+    one = Keeper(ledger.store, "s1", tmp_path / "archives", clock=days, places={"s3": anchored.append})
+    ledger.add_order(production(), "linh")
+    whole_run(ledger, unit("SN-1"))
+    one.look()
+    one.look()
+    days.now = datetime(2026, 11, 26, 0, 1, tzinfo=UTC)
+    whole_run(ledger, unit("SN-2"))
+    one.look()
+    assert heads(ledger) == [("2026-11-24",), ("2026-11-25",)]
+    assert [head.day for head in anchored] == ["2026-11-24", "2026-11-25"]
+    archives = sorted((tmp_path / "archives").iterdir())
+    assert [path.name for path in archives] == ["2026-11-24.jsonl.gz", "2026-11-25.jsonl.gz"]
+    assert sum(export.verify_export(path).runs for path in archives) == 2
+
+
+def test_an_anchor_that_cannot_be_delivered_is_delivered_later(ledger: SqliteLedger, tmp_path: Path) -> None:
+    ledger.add_order(production(), "linh")
+    answers: list[Anchor] = []
+    away = [FaultError(Fault.CLOUD_UNREACHABLE, "no network"), FaultError(Fault.AWS_DENIED, "no rights")]
+
+    def put(head: Anchor) -> None:
+        if away:
+            raise away.pop(0)
+        answers.append(head)
+
+    one = Keeper(ledger.store, "s1", tmp_path / "archives", clock=Days(), places={"s3": put})
+    for fault in (Fault.CLOUD_UNREACHABLE, Fault.AWS_DENIED):
+        with pytest.raises(FaultError) as error:
+            one.look()
+        assert error.value.fault is fault
+    one.look()
+    assert [head.day for head in answers] == ["2026-11-24"]
+    assert heads(ledger) == [("2026-11-24",)]
+
+
+def test_a_token_that_is_away_costs_a_head_nothing_but_time(
+    ledger: SqliteLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "_LOOK_S", 0.01)
+    ledger.add_order(production(), "linh")
+    away, done = [True, True], threading.Event()
+
+    def sign(_: bytes) -> bytes:
+        if away:
+            away.pop()
+            raise FaultError(Fault.HSM_DOWN)
+        return b"signed"
+
+    places = {"here": lambda _: done.set()}
+    one = Keeper(ledger.store, "s1", tmp_path, clock=Days(), sign=sign, seal="5ea1", places=places)
+    one.start()
+    assert done.wait(30)
+    one.stop()
+    assert rows(ledger.store.path, "SELECT seal, signature FROM heads") == [("5ea1", b"signed")]

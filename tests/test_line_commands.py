@@ -1,0 +1,173 @@
+"""The commands and settings of a line of stations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import psycopg
+import pytest
+from ledgers import production, unit, whole_run
+from postgres import OWNER, OWNER_PASSWORD, PASSWORD, Line, station_ledger
+from pydantic import ValidationError
+
+from station.cli import main
+from station.config.line import LineSettings, Password, read_password
+from station.faults import Fault, FaultError
+
+
+class Settings:
+    """What the commands read of the station's settings."""
+
+    def __init__(self, line: LineSettings | None, state: Path) -> None:
+        self.line, self.state, self.simulate, self.station = line, state, False, "s1"
+
+
+@pytest.fixture
+def configured(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    found = Settings(line.settings(), tmp_path)
+    monkeypatch.setattr("station.config.load", lambda _path: found)
+    return found
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> list[str]:
+    return ["--as", OWNER, "--password-file", str(secret(tmp_path / "owner", OWNER_PASSWORD))]
+
+
+def secret(path: Path, text: str) -> Path:
+    path.write_text(text + "\n")
+    path.chmod(0o600)
+    return path
+
+
+def test_a_station_is_admitted_with_a_password_that_nobody_sees(
+    line: Line, configured: Settings, owner: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["line", "init", *owner]) == 0
+    fresh = tmp_path / "fresh"
+    assert main(["line", "admit", "hall.4-line-9", *owner, "--new-password", str(fresh)]) == 0
+    password = read_password(fresh)
+    said = capsys.readouterr()
+    assert password not in said.out + said.err
+    assert fresh.stat().st_mode & 0o777 == 0o600
+    role = "hall_4-line-9"
+    with psycopg.connect(
+        host="127.0.0.1", port=line.server.port, dbname=line.name, user=role, password=password
+    ) as station:
+        assert station.execute("SELECT line_me()").fetchone() == ("hall.4-line-9",)
+    assert main(["line", "admit", "x", *owner, "--new-password", str(fresh)]) == 1
+    assert "name a new file" in capsys.readouterr().err
+    assert password not in (line.server.folder / "log").read_text()
+
+
+def test_the_status_shows_every_station(
+    line: Line, configured: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = (station_ledger(tmp_path, name) for name in ("s1", "s2"))
+    one.add_order(production(quantity=20), "linh")
+    first, second = line.sync(one, "s1"), line.sync(two, "s2")
+    first.round()
+    second.round()
+    whole_run(one, unit("SN-1"))
+    whole_run(two, unit("SN-1"), "another key")
+    whole_run(two, unit("SN-2"), fault=Fault.UNIT_SILENT)
+    first.round()
+    second.round()
+    one.dispose()
+    two.dispose()
+    reader = ["--as", "line_boss", "--password-file", str(secret(tmp_path / "boss", PASSWORD))]
+    assert main(["line", "status", "--json", *reader]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    by_name = {one["station"]: one for one in found["stations"]}
+    assert by_name["s1"]["shares"] == [{"order": "WO-1", "leased": 4, "passed": 1}]
+    assert (by_name["s2"]["units"], by_name["s2"]["first_passed"], by_name["s2"]["backlog"]) == (
+        1,
+        0,
+        0,
+    )  # SN-1 was s1's first
+    assert by_name["s3"]["seen_at"] is None
+    assert [(one["kind"], one["later_station"], one["out_of_service"]) for one in found["clashes"]] == [
+        ("serial", "s2", False)
+    ]
+    assert main(["line", "status", *reader]) == 0
+    said = capsys.readouterr().out
+    assert "never" in said
+    assert "clash of serial SN-1: s1, then s2; the later one is still to go" in said
+    assert main(["line", "status", "--as", "line_boss", "--password-file", str(secret(tmp_path / "b", "no"))]) == 1
+    assert "S635" in capsys.readouterr().err
+
+
+def test_the_rest_of_an_order_is_given_back_beside_a_running_station(
+    line: Line, configured: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = station_ledger(tmp_path, "ledger")
+    one._facts["station"] = "s1"
+    one.add_order(production(), "linh")
+    line.sync(one, "s1").round()
+    assert main(["line", "give-back", "WO-1"]) == 0
+    assert "4 unit(s) of WO-1" in capsys.readouterr().out
+    assert main(["line", "give-back", "WO-1"]) == 1
+    one.dispose()
+
+
+def test_a_station_alone_is_told_so(configured: Settings, owner: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    configured.line = None
+    assert main(["line", "init", *owner]) == 1
+    assert "this station stands alone" in capsys.readouterr().err
+
+
+# Settings.
+
+
+def plain(**more: object) -> LineSettings:
+    values = {"host": "127.0.0.1", "user": "s1", "password": Password(credential="p"), **more}
+    return LineSettings.model_validate(values)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "/var/run/postgresql"])
+def test_a_server_on_this_machine_needs_no_certificate(host: str) -> None:
+    assert plain(host=host).is_here
+
+
+def test_any_other_server_is_reached_over_verified_tls(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="server_roots"):
+        plain(host="db.factory.example")
+    from station.ledger.line.server import _libpq
+
+    found = _libpq(plain(host="db.factory.example", server_roots=tmp_path / "ca.pem"), "secret", "s1")
+    assert (found["sslmode"], found["sslrootcert"]) == ("verify-full", str(tmp_path / "ca.pem"))
+
+
+def test_the_block_lasts_for_the_outage() -> None:
+    assert plain(outage_h=8.0, units_per_h=60.0).block == 480
+    assert plain(outage_h=0.1, units_per_h=1.0).block == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "said"),
+    [
+        ("p\n", 0o644, "chmod 0600"),
+        ("", 0o600, "password alone"),
+        ("a\nb\n", 0o600, "password alone"),
+        ("", 0, "cannot be read"),
+    ],
+)
+def test_a_password_file_that_is_not_right_is_refused(tmp_path: Path, text: str, mode: int, said: str) -> None:
+    path = tmp_path / "password"
+    path.write_text(text)
+    path.chmod(mode)
+    if not mode:
+        path.unlink()
+    with pytest.raises(FaultError, match=said) as error:
+        Password(file=path).read()
+    assert error.value.fault is Fault.CONFIG
+
+
+def test_a_credential_is_systemds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    with pytest.raises(FaultError, match="LoadCredential"):
+        Password(credential="line").read()
+    secret(tmp_path / "line", "p4ss")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert Password(credential="line").read() == "p4ss"

@@ -1,0 +1,495 @@
+"""A line of three stations on a real PostgreSQL: no row lost, none twice, no order over-produced by one unit."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from ledgers import admitted, certify, golden, production, rework, rows, unit, whole_run
+from postgres import STATIONS, Line, Network, Postgres, station_ledger
+
+from station.faults import Fault, FaultError
+from station.ledger import SqliteLedger, chain, verify
+from station.ledger.backup import backup, restore
+from station.ledger.line import LineServer, LineSync, push, setup
+from station.ledger.line.pull import give_back
+from station.ledger.line.push import NOT_PUSHED, PUSHED
+from station.model import Unit
+
+MakeStations = Callable[..., list[SqliteLedger]]
+PASSED = "SELECT count(*) FROM tally WHERE outcome = 'PASS' AND kind = 'production'"
+
+
+def refused(call: Callable[[], object]) -> Fault:
+    with pytest.raises(FaultError) as error:
+        call()
+    return error.value.fault
+
+
+def everything(line: Line, *ledgers: SqliteLedger) -> None:
+    """The line has each row that the stations have, each once and as it is there, and no other."""
+    for table in PUSHED:
+        query = f"SELECT {', '.join(table.columns.keys())} FROM {table.name}"  # noqa: S608 - our own names
+        there = [tuple(int(value) if isinstance(value, bool) else value for value in row) for row in line.rows(query)]
+        here = {row for ledger in ledgers for row in rows(ledger.store.path, query)}
+        assert len(there) == len(set(there)), f"{table.name}: a row is there twice"
+        assert set(there) == here, table.name
+    for ledger in ledgers:
+        chained = rows(ledger.store.path, "SELECT count(*) FROM chain")[0][0]
+        there = line.rows("SELECT count(*), max(seq) FROM line_links WHERE station = %s", ledger.store.path.stem)
+        assert there == [(chained, chained)]
+        assert verify.ledger_file(ledger.store.path).findings == []
+
+
+def until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def build(ledger: SqliteLedger, prefix: str, most: int) -> int:
+    """Units one after the other, until the station's share is used up; how many passed."""
+    return next((index for index in range(most) if not built(ledger, f"{prefix}-{index}")), most)
+
+
+def built(ledger: SqliteLedger, serial: str, fault: Fault | None = None) -> bool:
+    """A run of the unit, where the station has a share left for it."""
+    try:
+        whole_run(ledger, unit(serial), fault=fault)
+    except FaultError as error:
+        if error.fault not in {Fault.LEASE_SPENT, Fault.ORDER_FULL, Fault.NO_ORDER}:
+            raise
+        return False
+    return True
+
+
+# Three stations, and what befalls them.
+
+
+@pytest.mark.timeout(300)
+def test_three_stations_build_one_order_through_cuts_and_kills_and_never_one_unit_too_many(
+    line: Line, postgres: Postgres, network: Network, make_stations: MakeStations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("station.ledger.line.sync._LONGEST_PAUSE_S", 0.5)
+    apart = (timedelta(days=-3), timedelta(0), timedelta(hours=26))
+    clocks = {name: {"clock": lambda by=by: datetime.now(UTC) + by} for name, by in zip(STATIONS, apart, strict=True)}
+    ledgers = make_stations(*STATIONS, **clocks)
+    syncs = [
+        line.sync(one, name, network.port, deadline_s=3.0, every_s=0.05)
+        for one, name in zip(ledgers, STATIONS, strict=True)
+    ]
+    ledgers[0].add_order(production(quantity=30), "linh")
+    over = threading.Event()
+    slots = [threading.Thread(target=work, args=(one, name, over)) for one, name in zip(ledgers, STATIONS, strict=True)]
+    for thread in (*syncs, *slots):
+        thread.start()
+    try:
+        for befalls in (network.cut, postgres.kill, network.cut, postgres.kill):
+            until(lambda: all(sync.state.fault is None and sync.state.synced_at for sync in syncs))
+            befalls()
+            until(lambda: all(sync.state.fault is Fault.LINE_AWAY for sync in syncs))
+            postgres.start()
+            network.mend()
+        until(lambda: line.rows(PASSED) == [(30,)])
+    finally:
+        over.set()
+        postgres.start()
+        network.mend()
+        for thread in slots:
+            thread.join()
+        for sync in syncs:
+            sync.stop()
+    for one, name in zip(ledgers, STATIONS, strict=True):
+        line.sync(one, name).round()
+    everything(line, *ledgers)
+    assert line.rows(PASSED) == [(30,)]
+    assert line.rows("SELECT sum(quantity) FROM leases") == [(30,)]
+    assert refused(lambda: whole_run(ledgers[1], unit("ONE-MORE"))) in {Fault.LEASE_SPENT, Fault.ORDER_FULL}
+
+
+def work(ledger: SqliteLedger, name: str, over: threading.Event) -> None:
+    """A slot: units one after the other, every fifth not good, for as long as there is a share."""
+    index = 0
+    while not over.is_set():
+        if built(ledger, f"{name}-{index}", Fault.CLOUD_SILENT if index % 5 == 3 else None):
+            index += 1
+        else:
+            over.wait(0.02)
+
+
+def test_a_network_cut_at_any_byte_loses_nothing_and_gives_nothing_twice(
+    line: Line, network: Network, make_stations: MakeStations
+) -> None:
+    (one,) = make_stations("s1")
+    sync = line.sync(one, "s1", network.port)
+    sync.round()
+    for number, after in enumerate((0, 600, 2000, 4000, 7000, 12000), start=1):
+        one.add_order(production(f"WO-{number}", 4), "linh")
+        sync._server = line.login("s1", network.port, deadline_s=0.5)
+        network.cut_after = network.passed + after
+        suppress_all(sync.round)
+        network.mend()
+        sync._server = line.login("s1", network.port)
+        sync.round()
+        assert build(one, f"SN-{number}", 9) == 4
+    sync.round()
+    everything(line, one)
+    assert set(line.rows("SELECT order_number, sum(quantity) FROM leases GROUP BY 1")) == {
+        (f"WO-{number}", 4) for number in range(1, 7)
+    }
+
+
+def test_a_server_that_hangs_holds_up_no_slot(line: Line, network: Network, make_stations: MakeStations) -> None:
+    (one,) = make_stations("s1")
+    one.add_order(production(), "linh")
+    sync = line.sync(one, "s1", network.port, deadline_s=100.0, every_s=0.05)
+    sync.round()
+    network.cut()
+    hung = threading.Thread(target=lambda: suppress_all(sync.round))
+    hung.start()
+    whole_run(one, unit("SN-1"))
+    whole_run(one, unit("SN-2"))
+    assert hung.is_alive()  # two units were built beside it
+    network.mend()
+    hung.join(30)
+    assert not hung.is_alive()
+    sync.round()
+    everything(line, one)
+
+
+def suppress_all(call: Callable[[], object]) -> None:
+    with suppress(FaultError):
+        call()
+
+
+def test_days_offline_are_caught_up_in_order_portion_by_portion(
+    line: Line, make_stations: MakeStations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push, "_LINKS_A_PUSH", 7)
+    (one,) = make_stations("s1")
+    one.add_order(production(quantity=50), "linh")
+    line.sync(one, "s1", block=20).round()
+    assert build(one, "SN", 12) == 12
+    line.sync(one, "s1").round()
+    assert line.rows("SELECT count(*) FROM line_links l JOIN line_links e ON e.seq < l.seq AND e.id > l.id") == [(0,)]
+    everything(line, one)
+
+
+# Orders and their shares.
+
+
+def test_a_station_works_through_an_outage_with_its_share_and_then_says_why_it_stops(
+    line: Line, make_stations: MakeStations
+) -> None:
+    one, two = make_stations("s1", "s2")
+    one.add_order(production(quantity=100), "linh")
+    assert refused(lambda: whole_run(one, unit("EARLY"))) is Fault.LEASE_SPENT
+    line.sync(one, "s1", block=6).round()
+    line.sync(two, "s2", block=6).round()
+    # Now the server is away.
+    assert build(one, "A", 20) == 6
+    assert build(two, "B", 20) == 6
+    assert refused(lambda: whole_run(one, unit("LATE"))) is Fault.LEASE_SPENT
+    line.sync(one, "s1", block=6).round()
+    assert build(one, "C", 20) == 6
+
+
+def test_the_last_share_is_what_is_left(line: Line, make_stations: MakeStations) -> None:
+    one, two = make_stations("s1", "s2")
+    one.add_order(production(quantity=5), "linh")
+    for ledger, name in ((one, "s1"), (two, "s2")):
+        line.sync(ledger, name, block=4).round()
+    assert (build(one, "A", 9), build(two, "B", 9)) == (4, 1)
+
+
+def test_what_a_station_gives_back_another_builds(line: Line, make_stations: MakeStations) -> None:
+    one, two = make_stations("s1", "s2")
+    one.add_order(production(quantity=5), "linh")
+    first, second = line.sync(one, "s1", block=5), line.sync(two, "s2", block=5)
+    first.round()
+    second.round()
+    assert build(one, "A", 2) == 2
+    give_back(one.store, "s1", "WO-1")
+    assert refused(lambda: whole_run(one, unit("A-9"))) is Fault.LEASE_SPENT
+    first.push()
+    second.round()
+    assert build(two, "B", 9) == 3
+
+
+def test_an_order_is_opened_on_one_station_and_closed_on_another(line: Line, make_stations: MakeStations) -> None:
+    one, two = make_stations("s1", "s2")
+    first, second = line.sync(one, "s1"), line.sync(two, "s2")
+    one.add_order(production(), "linh")
+    one.add_order(golden("GO-1", "SN-GOOD"), "linh")
+    first.round()
+    second.round()
+    assert {found.order for found in two.orders()} == {found.order for found in one.orders()}
+    two.close_order("WO-1", "minh")
+    second.round()
+    first.round()
+    assert refused(lambda: whole_run(one, unit())) is Fault.NO_ORDER
+    first.round()
+    everything(line, one, two)
+
+
+def test_two_orders_under_one_number_build_nothing_on_the_second_station(
+    line: Line, make_stations: MakeStations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = make_stations("s1", "s2")
+    one.add_order(production(quantity=5), "linh")
+    two.add_order(production(quantity=7), "minh")
+    line.sync(one, "s1").round()
+    line.sync(two, "s2").round()
+    assert build(one, "A", 9) == 4
+    assert refused(lambda: whole_run(two, unit())) is Fault.LEASE_SPENT
+    assert "another station opened another order under this number" in capsys.readouterr().out
+
+
+# One unit, two stations.
+
+
+@pytest.fixture
+def pair(line: Line, make_stations: MakeStations) -> tuple[SqliteLedger, LineSync, SqliteLedger, LineSync]:
+    """Two stations in touch, with shares of one order."""
+    one, two = make_stations("s1", "s2")
+    first, second = line.sync(one, "s1"), line.sync(two, "s2")
+    one.add_order(production(quantity=20), "linh")
+    first.round()
+    second.round()
+    return one, first, two, second
+
+
+Pair = tuple[SqliteLedger, LineSync, SqliteLedger, LineSync]
+
+
+def test_what_passed_on_one_station_is_refused_on_another(pair: Pair) -> None:
+    one, first, two, second = pair
+    whole_run(one, unit("SN-1"), "k1")
+    first.round()
+    second.round()
+    with pytest.raises(FaultError, match="has passed before at s1") as error:
+        admitted(two, unit("SN-1"))
+    assert error.value.fault is Fault.ALREADY_PASSED
+    assert refused(lambda: admitted(two, unit("SN-1", "OTHER-CHIP"))) is Fault.IDENTITY_CLASH
+    assert refused(lambda: admitted(two, unit("SN-2", "CHIP-SN-1"))) is Fault.IDENTITY_CLASH
+    run = admitted(two, unit("SN-3"))
+    assert refused(lambda: certify(two, run, "k1")) is Fault.KEY_CLONED
+
+
+def test_a_unit_of_another_station_is_reworked_here_once(pair: Pair) -> None:
+    one, first, two, second = pair
+    whole_run(one, unit("SN-1"))
+    one.add_order(rework("RW-1", "SN-1"), "linh")
+    first.round()
+    second.round()
+    whole_run(two, unit("SN-1"), "a new key")
+    second.round()
+    first.round()
+    assert refused(lambda: admitted(one, unit("SN-1"))) is Fault.ALREADY_PASSED
+    assert rows(one.store.path, "SELECT * FROM clashes") == []
+
+
+@pytest.mark.parametrize(
+    ("later", "key_name", "kind"),
+    [
+        (unit("SN-1"), "k2", "serial"),
+        (unit("SN-1", "OTHER"), "k2", "chip of serial"),
+        (unit("SN-2", "CHIP-SN-1"), "k2", "serial of chip"),
+        (unit("SN-2"), "k1", "key"),
+    ],
+)
+def test_a_clash_found_later_is_named_and_the_later_certificate_goes_out_of_service(
+    line: Line, pair: Pair, later: Unit, key_name: str, kind: str
+) -> None:
+    one, first, two, second = pair
+    whole_run(one, unit("SN-1"), "k1")
+    whole_run(two, later, key_name)  # out of touch: it cannot know
+    first.round()
+    second.round()
+    first.round()
+    for ledger in (one, two):
+        found = rows(ledger.store.path, "SELECT kind, earlier_station, later_station FROM clashes")
+        assert (kind, "s1", "s2") in found
+        assert verify.ledger_file(ledger.store.path).findings == []
+    assert rows(two.store.path, "SELECT reason FROM outbox") == [("clash",)]
+    assert rows(two.store.path, "SELECT * FROM live_certificates") == []
+    assert rows(one.store.path, "SELECT * FROM outbox") == []
+    second.round()
+    everything(line, one, two)
+
+
+# The past of a station.
+
+
+def test_a_ledger_that_was_rolled_back_is_found_by_the_line(
+    line: Line, make_stations: MakeStations, tmp_path: Path
+) -> None:
+    (one,) = make_stations("s1")
+    one.add_order(production(), "linh")
+    line.sync(one, "s1").round()
+    one.dispose()
+    old = one.store.path.read_bytes()
+    build(one, "SN", 2)
+    line.sync(one, "s1").round()
+    one.dispose()
+    one.store.path.write_bytes(old)
+    assert refused(line.sync(one, "s1").round) is Fault.LINE_FORKED
+    build(one, "XX", 2)  # as many links as were there, of another past
+    assert refused(line.sync(one, "s1").round) is Fault.LINE_FORKED
+
+
+def test_a_restored_station_goes_on_and_what_it_lost_still_counts(
+    line: Line, make_stations: MakeStations, tmp_path: Path
+) -> None:
+    (one,) = make_stations("s1")
+    one.add_order(production(quantity=6), "linh")
+    line.sync(one, "s1", block=6).round()
+    state = tmp_path / "state"
+    state.mkdir()
+    whole_run(one, unit("SN-0"))
+    backup(one.store.path, tmp_path / "b.sqlite")
+    assert build(one, "LOST", 3) == 3
+    line.sync(one, "s1").round()
+    restore(tmp_path / "b.sqlite", state, "linh")
+    one.dispose()
+    (state / "ledger.sqlite").replace(one.store.path)
+    line.sync(one, "s1", block=6).round()
+    assert refused(lambda: admitted(one, unit("LOST-1"))) is Fault.ALREADY_PASSED
+    assert build(one, "SN-NEW", 9) == 2
+    line.sync(one, "s1", block=6).round()
+    assert line.rows(PASSED) == [(6,)]
+    assert verify.ledger_file(one.store.path).findings == []
+
+
+# Who may what.
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE closures SET outcome = 'PASS'",
+        "DELETE FROM steps",
+        "UPDATE line_links SET hash = ''",
+        "DELETE FROM leases",
+        "TRUNCATE runs",
+        "DROP TABLE runs",
+        "ALTER TABLE runs DISABLE ROW LEVEL SECURITY",
+        "INSERT INTO leases VALUES ('s1/WO-1/9', 's1', 'WO-1', 5, '2026')",
+        "INSERT INTO leases VALUES ('s2/WO-1/9', 's2', 'WO-1', -5, '2026')",
+        "INSERT INTO clashes VALUES ('x', 'serial', 'SN', 'r', 's2', 'r', 's1', '1', '2026')",
+        "INSERT INTO line_members (name, role) VALUES ('s9', 'login_s1')",
+        "INSERT INTO line_links (station, epoch, seq, at, rows, hash) VALUES ('s2', '', 999, '', '', '')",
+        "INSERT INTO passes SELECT 'x', 's2', '', 1, serial, chip_id, key_id, '9', order_number, kind, at FROM passes",
+        "INSERT INTO closures VALUES ((SELECT run FROM line_passes WHERE station = 's2'), 'PASS', NULL, '', '2026')",
+        "INSERT INTO line_seen (station, clock, backlog, software) VALUES ('s2', '', 0, '')",
+        "SELECT line_lease('s2/WO-1/9', 'WO-1', 5)",
+        "SELECT * FROM line_members",
+        "SELECT * FROM line_claims",
+        "SELECT * FROM ledger",
+        "CREATE TABLE mine (x int)",
+        "SET ROLE postgres",
+        "COPY runs TO PROGRAM 'true'",
+    ],
+)
+def test_a_station_may_not(line_at_work: Line, statement: str) -> None:
+    with closing(line_at_work.as_station("s1")) as station, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        station.execute(statement)
+
+
+@pytest.fixture(scope="module")
+def line_at_work(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Line:
+    """A line on which two stations passed a unit each; nothing may change it, so one is enough."""
+    folder = tmp_path_factory.mktemp("line")
+    line = Line(postgres, "line_at_work", folder)
+    for name in ("s1", "s2"):
+        ledger = station_ledger(folder, name)
+        if name == "s1":
+            ledger.add_order(production(quantity=20), "linh")
+        sync = line.sync(ledger, name)
+        sync.round()
+        whole_run(ledger, unit(f"SN-{name}"))
+        sync.round()
+        ledger.dispose()
+    line.close()
+    return line
+
+
+def test_a_station_sees_its_own_rows_and_who_passed(line: Line, pair: Pair) -> None:
+    one, first, two, second = pair
+    whole_run(one, unit("SN-1"))
+    whole_run(two, unit("SN-2"))
+    first.round()
+    second.round()
+    with closing(line.as_station("s1")) as station:
+        for table in PUSHED:
+            if "station" in table.columns:
+                query = f"SELECT DISTINCT station FROM {table.name}"  # noqa: S608 - our own names
+                assert {name for (name,) in station.execute(query)} <= {"s1"}
+        assert station.execute("SELECT DISTINCT serial FROM identified").fetchall() == [("SN-1",)]
+        assert station.execute("SELECT count(*) FROM issued").fetchone() == (1,)
+        assert {row[0] for row in station.execute("SELECT station FROM line_passes")} == {"s1", "s2"}
+
+
+def test_a_login_of_nobody_sees_and_adds_nothing(line: Line, pair: Pair) -> None:
+    with closing(line.server.owner(line.name)) as owner:
+        owner.execute("DELETE FROM line_members WHERE name = 's3'")
+    with closing(line.as_station("s3")) as station:
+        assert station.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            station.execute("SELECT line_lease('s3/WO-1/1', 'WO-1', 5)")
+
+
+# What is set up wrong.
+
+
+def test_a_wrong_password_is_named_and_not_shown(line: Line, make_stations: MakeStations) -> None:
+    (one,) = make_stations("s1")
+    server = LineServer(line.settings("s1"), "hunter2-wrong")
+    sync = LineSync(one, server, station="s1", software="1", simulated=False, block=1, every_s=1)
+    with pytest.raises(FaultError) as error:
+        sync.round()
+    assert error.value.fault is Fault.LINE_SETUP
+    assert "authentication failed" in error.value.detail
+    assert "hunter2" not in error.value.detail
+
+
+def test_a_server_that_is_not_there_is_away(line: Line, make_stations: MakeStations) -> None:
+    (one,) = make_stations("s1")
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    assert refused(line.sync(one, "s1", port, deadline_s=1.0).round) is Fault.LINE_AWAY
+
+
+def test_a_line_of_older_software_is_told_what_to_run(line: Line, make_stations: MakeStations) -> None:
+    (one,) = make_stations("s1")
+    line.rows("UPDATE alembic_version SET version_num = '0001' RETURNING 1")
+    with pytest.raises(FaultError, match="station line init") as error:
+        line.sync(one, "s1").round()
+    assert error.value.fault is Fault.LINE_SETUP
+
+
+def test_a_simulated_station_never_joins_a_real_line(line: Line, make_stations: MakeStations) -> None:
+    (one,) = make_stations("s1")
+    assert refused(line.sync(one, "s1", simulated=True).round) is Fault.SIMULATION_MIXED
+    with line.as_owner() as owner, pytest.raises(FaultError), owner.transaction() as connection:
+        setup.prepare(connection, simulated=True)
+
+
+def test_setting_up_twice_changes_nothing(line: Line, pair: Pair) -> None:
+    _, first, _, _ = pair
+    before = line.rows("SELECT * FROM line_links ORDER BY id")
+    line.prepare()
+    assert line.rows("SELECT * FROM line_links ORDER BY id") == before
+    first.round()
+
+
+def test_every_table_of_the_record_is_pushed_or_the_servers_own() -> None:
+    assert {table.name for table in PUSHED} | NOT_PUSHED == set(chain.record_tables())
