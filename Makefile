@@ -36,6 +36,7 @@ format: setup-dev
 bench: setup-dev
 	$(BIN)/python tests/bench.py
 	$(BIN)/python tests/bench_ledger.py
+	$(BIN)/python tests/bench_jig.py
 
 docs: setup-dev
 	$(BIN)/python -m station.config

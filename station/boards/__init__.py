@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import entry_points
 
 from pydantic import BaseModel
@@ -17,8 +18,9 @@ def families() -> list[str]:
     return sorted(entry_points(group=_GROUP).names)
 
 
+@cache
 def family(name: str) -> Family:
-    """The board family of that name, loaded now.
+    """The board family of that name, loaded once: to look through all installed packages takes some 10 ms.
 
     Raises:
         FaultError: `Fault.CONFIG` where no installed package names it.
