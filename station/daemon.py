@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import logging
-import os
 import resource
 import signal
-import socket
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,6 +26,8 @@ from station.config import Config
 from station.config.messages import Messages
 from station.doctor import Doctor, refuse_waste
 from station.faults import Fault, FaultError
+from station.feed.build import shelf_of
+from station.feed.writer import FeedWriter
 from station.hsm.keys import token_key
 from station.hsm.pin import PinSource
 from station.hsm.signers import Signers
@@ -41,6 +38,7 @@ from station.ledger import Outbox, SqliteLedger
 from station.ledger.anchors import Anchor
 from station.ledger.keeper import Keeper
 from station.model import Product
+from station.process import log_as_json, notify
 from station.seal import Seal
 from station.sequence import Line
 from station.service import SlotService
@@ -63,7 +61,7 @@ def run(config: Config) -> None:
         FaultError: what keeps the station from starting, or the slot thread that died.
     """
     locked = _keep_secrets_in_memory()
-    _log_as_json(config)
+    log_as_json(station=config.station)
     if not locked:
         log.warning(
             "memory is not locked: a key made here may reach the swap", detail="LimitMEMLOCK=infinity allows it"
@@ -74,12 +72,12 @@ def run(config: Config) -> None:
     with ExitStack() as parts:
         parts.enter_context(_only_one(config.state))
         slots, others, halt, status = _start(config, parts)
-        _notify("READY=1", f"STATUS={len(slots)} slots at work")
+        notify("READY=1", f"STATUS={len(slots)} slots at work")
         log.info("station runs", station=config.station, version=version("provisioning-station"))
         try:
             _watch(slots, others, stopping)
         finally:
-            _notify("STOPPING=1")
+            notify("STOPPING=1")
             log.info("station stops", grace_s=config.stop_grace_s)
             status.post_stopping()
             halt.ask(config.stop_grace_s)
@@ -119,7 +117,7 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
     parts.callback(outbox.stop)
     keeper = _keeper(config, ledger, parts)
     sync = _line(config, ledger, outbox.wake, parts)
-
+    feed = _feed(config, ledger, status, parts)
     lamps = _panel(config, status)
     lamps.start()
     parts.callback(lamps.stop)
@@ -165,7 +163,7 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
     parts.callback(jig.stop)
     for slot in slots:
         slot.start()
-    return slots, [outbox, keeper, *sync, lamps, andon, control, jig], halt, status
+    return slots, [outbox, keeper, *sync, *feed, lamps, andon, control, jig], halt, status
 
 
 def _all(*calls: Callable[[], None]) -> Callable[[], None]:
@@ -222,6 +220,26 @@ def _line(config: Config, ledger: SqliteLedger, settled: Callable[[], None], par
     return [sync]
 
 
+def _feed(config: Config, ledger: SqliteLedger, status: StatusBoard, parts: ExitStack) -> list[Thread]:
+    """The worker that tells a provider what may be activated; none where the settings name no feed."""
+    if config.aws.activation.by != "provider" or config.aws.activation.feed is None or config.seal is None:
+        return []
+    seal = parts.enter_context(Seal.from_settings(config.seal, config.hsm, config.state / "pin-latch"))
+    writer = FeedWriter(
+        config.station,
+        ledger,
+        shelf_of(config.aws.activation.feed, config.aws, config.station),
+        seal.public_key_pem,
+        seal.sign,
+        status=status,
+        # Both waits of CONNECT, and a minute for clocks that differ.
+        connect_valid_s=2 * config.aws.connect_deadline_s + 60,
+    )
+    writer.start()
+    parts.callback(writer.stop)
+    return [writer]
+
+
 def _signers(config: Config, key: KeyUri) -> Signers:
     pin = PinSource(credential=config.hsm.pin.credential, file=config.hsm.pin.file)
     return Signers(key, pin, config.state / "pin-latch", processes=config.hsm.processes, timeout_s=config.hsm.timeout_s)
@@ -261,7 +279,7 @@ def _watch(slots: list[Slot], others: list[Thread], stopping: Event) -> None:
         if dead:
             raise FaultError(Fault.UNEXPECTED, f"the thread {', '.join(dead)} is gone; see the log")
         if all(time.monotonic() - slot.ticked < _SLOT_SILENT_S for slot in slots):
-            _notify("WATCHDOG=1")
+            notify("WATCHDOG=1")
 
 
 @contextmanager
@@ -279,18 +297,6 @@ def _only_one(state: Path) -> Iterator[None]:
         yield
 
 
-def _notify(*lines: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing happens outside of it."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        try:
-            channel.sendto("\n".join(lines).encode(), f"\0{address[1:]}" if address.startswith("@") else address)
-        except OSError as error:
-            log.warning("systemd does not listen", detail=str(error))
-
-
 def _keep_secrets_in_memory() -> bool:
     """No core dump, no ptrace by others, no swap: keys made on the station live here for the length of a run.
 
@@ -300,39 +306,3 @@ def _keep_secrets_in_memory() -> bool:
     libc = ctypes.CDLL(None)
     libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE, prctl(2)
     return bool(libc.mlockall(1 | 2 | 4) == 0)  # MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT: what is touched stays
-
-
-def _log_as_json(config: Config) -> None:
-    """One JSON object an event, a line each, on stderr: systemd's journal keeps it. Libraries and dying threads too."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    rendering: list[structlog.typing.Processor] = [
-        # Without locals: they hold keys.
-        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
-        structlog.processors.JSONRenderer(),
-    ]
-    structlog.configure(
-        processors=[*shared, *rendering],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-    structlog.contextvars.bind_contextvars(station=config.station)
-    libraries = logging.StreamHandler(sys.stderr)
-    libraries.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
-        )
-    )
-    # Warnings only: what botocore tells below that holds credentials.
-    logging.basicConfig(handlers=[libraries], level=logging.WARNING, force=True)
-    threading.excepthook = _thread_died
-
-
-def _thread_died(what: threading.ExceptHookArgs) -> None:
-    error = what.exc_value or what.exc_type()
-    log.critical("a thread died", thread=what.thread.name if what.thread else None, exc_info=error)

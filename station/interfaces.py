@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 from cryptography import x509
 
 from station.credentials import Credentials, Enrollment, Evidence
-from station.model import Call, CertificateStatus, Ending, Product, Run, StepRecord, Unit, WorkOrder
+from station.model import Call, CertificateStatus, Ending, Product, Run, Standing, StepRecord, Unit, WorkOrder
 from station.transcript import Transcript
 
 Dial: TypeAlias = Callable[[Call], Ending]
@@ -139,3 +139,10 @@ class OrderBook(Protocol):
 
     def next_order(self) -> WorkOrder | None:
         """The open order to work by: the oldest with units left to build."""
+
+
+class Register(Protocol):
+    """What the provider's activator asks: does the line know this certificate, and how does it stand now?"""
+
+    def standing(self, certificate_id: str) -> Standing | None:
+        """None for a stranger. Raises `FaultError` where it cannot be asked; that is no answer."""

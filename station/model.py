@@ -142,6 +142,31 @@ class CertificateStatus(StrEnum):
     REGISTER_INACTIVE = "REGISTER_INACTIVE"
 
 
+class StandingState(StrEnum):
+    """What the record says of a certificate now. Only the first two may be activated."""
+
+    CONNECTING = "connecting"  # the unit's latest run is at CONNECT, at this moment
+    PROVISIONED = "provisioned"  # its latest run did all but first contact, which comes later and elsewhere
+    WORKING = "working"  # its latest run is at work, and not at CONNECT yet
+    PASSED = "passed"  # its latest run passed: activated before, and never again
+    OUT = "out"  # an orphan, or superseded
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it may be activated."""
+        return self in {StandingState.CONNECTING, StandingState.PROVISIONED}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A certificate that the record knows: under which CA, for which thing (its client id), and how it stands."""
+
+    certificate_id: str
+    authority: str
+    thing: str
+    state: StandingState
+
+
 class Ending(StrEnum):
     """How one dial to the cloud ended, as far as the dialling side can tell. The cause is for the registry to say."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from station.faults import Fault, printable
 if TYPE_CHECKING:
     from station.doctor import Finding
     from station.jig.survey import Plugged, SlotView
+    from station.reconcile import Progress, Result
 
 _STYLES = {
     "PASS": "green",
@@ -219,3 +221,24 @@ def print_findings(findings: Iterable[Finding]) -> None:
         console.print(f"{word:<4} {found.part:<15} {escape(title + found.text)}", style=style)
         if found.fault:
             console.print(f"     Next: {escape(messages.remedy(found.fault))}")
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A line on stderr that counts up while there is a terminal to look at it."""
+    console = Console(stderr=True)
+    with console.status("asking AWS IoT") as shown:
+        yield lambda what, count: shown.update(f"{what}: {count}") if console.is_terminal else None
+
+
+def print_reconciled(result: Result) -> None:
+    """How many of each kind, then each difference with what was done or is to be done."""
+    console = Console(soft_wrap=True, highlight=False)
+    for kind, count in result.counts.items():
+        if count:
+            console.print(f"{count:>8}  {kind.value}", style="green" if kind.well else "yellow")
+    for one in result.found:
+        what = one.fixed or f"next: {one.kind.next}"
+        console.print(f"{one.kind.value}  {one.serial or '-'}  {one.certificate_id}  {one.status}  {escape(what)}")
+    if not result.found:
+        console.print("the ledger and AWS IoT agree")

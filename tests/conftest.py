@@ -1,3 +1,3 @@
 """Fixtures that several test files share."""
 
-pytest_plugins = ["cloud", "ledgers", "postgres", "tokens", "whole_line", "desk"]  # desk imports others: last
+pytest_plugins = ["cloud", "ledgers", "postgres", "provider_side", "tokens", "whole_line", "desk"]  # desk: others first

@@ -74,8 +74,8 @@ def test_no_core_dump_and_no_debugger_gets_at_the_keys(station: Station) -> None
 def test_whoever_speaks_in_the_daemon_each_event_is_one_line_without_the_values_at_hand() -> None:
     code = (
         "import logging, structlog, threading, types\n"
-        "from station.daemon import _log_as_json\n"
-        "_log_as_json(types.SimpleNamespace(station='line-1'))\n"
+        "from station.process import log_as_json\n"
+        "log_as_json(station='line-1')\n"
         "def wrong():\n"
         "    key = 'a-private' + '-key'\n"
         "    raise ValueError('a' + chr(10) + 'b')\n"

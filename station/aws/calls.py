@@ -15,7 +15,7 @@ from station.faults import Fault, FaultError
 
 # DescribeCertificate, the one that is polled, allows 10 a second for the whole account (AWS IoT quotas); any second
 # of ours holds at most 7 and the burst of 3.
-_CALLS_PER_S: Final = 7.0
+CALLS_PER_S: Final = 7.0
 _BURST_S: Final = 0.4
 _SLOWEST_S: Final = 4.0
 _PATIENCE_S: Final = 5.0
@@ -108,7 +108,7 @@ class Pace:
     the account's quota.
     """
 
-    def __init__(self, per_s: float = _CALLS_PER_S) -> None:
+    def __init__(self, per_s: float = CALLS_PER_S) -> None:
         self._interval = 1 / per_s
         self._lock = threading.Lock()
         self._next = 0.0
@@ -138,8 +138,8 @@ class Pace:
 class Calls:
     """A boto3 client, used from any thread. Without `during`, each call is patient for some seconds."""
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, client: Any, per_s: float = CALLS_PER_S) -> None:
+        self._client, self._per_s = client, per_s
         self._paces: dict[str, Pace] = {}
         self._deadline: float | None = None
         self._wait: Callable[[float], None] = time.sleep
@@ -169,7 +169,7 @@ class Calls:
     def _once(self, operation: str, arguments: dict[str, Any]) -> Any:
         from botocore.parsers import ResponseParserError  # noqa: PLC0415 - slow to load; the client did that
 
-        pace = self._paces.setdefault(operation, Pace())
+        pace = self._paces.setdefault(operation, Pace(self._per_s))
         self._wait(pace.reserve())
         call: Callable[..., Any] = getattr(self._client, operation)
         try:
@@ -203,7 +203,7 @@ def _refused(operation: str, error: aws.ClientError) -> FaultError:
     fault, text = _FAULTS.get(code, Fault.AWS_ERROR), str(error)
     if code in _QUOTING:
         text = f"{operation}: {code}: a wrong secret key, or a wrong clock"
-    if code == "ResourceNotFoundException":
+    if code in {"ResourceNotFoundException", "NoSuchKey"}:
         return AbsentError(text)
     if code == "ResourceAlreadyExistsException":
         return ExistsError(text)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from station.aws.calls import AbsentError, AnswerError, Calls, ExistsError, RefusedError, unanswered
+from station.aws.calls import CALLS_PER_S, AbsentError, AnswerError, Calls, ExistsError, RefusedError, unanswered
 from station.faults import Fault, FaultError
 from station.model import CertificateStatus, certificate_id
 
+_PAGE: Final = 250  # the most that ListCertificatesByCA gives a page
 _OUT = frozenset({CertificateStatus.INACTIVE, CertificateStatus.REVOKED})
 
 
@@ -26,6 +29,8 @@ class Registered:
     id: str
     arn: str
     status: CertificateStatus
+    ca: str = ""  # the id of the CA that AWS IoT knows it under, where that was asked
+    since: datetime | None = None  # when it was registered
 
     def __str__(self) -> str:
         """For a fault's detail."""
@@ -63,7 +68,7 @@ class Registry:
     seconds of patience; `AWS_DENIED`, `AWS_ERROR` at once; and what its method names.
     """
 
-    def __init__(self, region: str, *, api_url: str | None = None) -> None:
+    def __init__(self, region: str, *, api_url: str | None = None, per_s: float = CALLS_PER_S) -> None:
         import boto3  # noqa: PLC0415 - slow to load
         from botocore.config import Config  # noqa: PLC0415 - slow to load
 
@@ -71,7 +76,7 @@ class Registry:
         config = Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 1})
         try:
             session = boto3.session.Session(region_name=region)
-            self._calls = Calls(session.client("iot", endpoint_url=api_url, config=config))
+            self._calls = Calls(session.client("iot", endpoint_url=api_url, config=config), per_s)
         except BotoCoreError as error:
             raise unanswered("connect", error) from error
 
@@ -86,15 +91,33 @@ class Registry:
 
     def find(self, leaf: x509.Certificate) -> Registered | None:
         """The certificate as AWS IoT knows it, or None (DescribeCertificate)."""
-        name = certificate_id(leaf)
+        return self.find_by_id(certificate_id(leaf))
+
+    def find_by_id(self, name: str) -> Registered | None:
+        """As `find`, by the certificate's id."""
         try:
             found = self._calls("describe_certificate", "certificateDescription", certificateId=name)
         except AbsentError:
             return None
-        try:
-            return Registered(name, str(found["certificateArn"]), CertificateStatus(found["status"]))
-        except (KeyError, ValueError) as error:
-            raise FaultError(Fault.AWS_ERROR, f"describe_certificate: {error}") from error
+        return _registered("describe_certificate", found, str(found.get("caCertificateId") or ""))
+
+    def certificates(self, ca_certificate_id: str) -> Iterator[Registered]:
+        """Every certificate that AWS IoT knows under one CA, newest first, a page of 250 a call (ListCertificatesByCA).
+
+        Raises:
+            FaultError: as every call, and `Fault.AWS_ERROR` where the pages go in a circle.
+        """
+        more: dict[str, str] = {}
+        while True:
+            page = self._calls("list_certificates_by_ca", caCertificateId=ca_certificate_id, pageSize=_PAGE, **more)
+            for one in page.get("certificates", []):
+                yield _registered("list_certificates_by_ca", one, ca_certificate_id)
+            marker = page.get("nextMarker")
+            if not marker:
+                return
+            if marker == more.get("marker"):
+                raise FaultError(Fault.AWS_ERROR, "list_certificates_by_ca: the same page again")
+            more = {"marker": marker}
 
     def activate(self, found: Registered, thing: str, policy: str) -> None:
         """Thing, principal, policy, and only then ACTIVE: an active certificate without its policy is dropped.
@@ -112,6 +135,14 @@ class Registry:
         except AbsentError as error:
             raise FaultError(Fault.POLICY_MISSING, f"there is no policy {policy} in this account and region") from error
         self._update(found.id, CertificateStatus.ACTIVE)
+
+    def deactivate(self, found: Registered) -> None:
+        """Take a certificate that AWS IoT knows out of service. May be repeated."""
+        self._update(found.id, CertificateStatus.INACTIVE)
+
+    def revoke(self, found: Registered) -> None:
+        """Take a certificate out of service so that everybody sees why; the activator leaves it so for ever."""
+        self._update(found.id, CertificateStatus.REVOKED)
 
     def policies(self, found: Registered) -> list[str]:
         """The names of the policies on the certificate itself, the first page (ListAttachedPolicies)."""
@@ -199,6 +230,20 @@ class Registry:
     def data_endpoint(self) -> str:
         """Where units connect (DescribeEndpoint, iot:Data-ATS; never the legacy iot:Data)."""
         return str(self._calls("describe_endpoint", "endpointAddress", endpointType="iot:Data-ATS"))
+
+
+def _registered(operation: str, found: Any, ca: str) -> Registered:
+    try:
+        since = found.get("creationDate")
+        return Registered(
+            str(found["certificateId"]),
+            str(found["certificateArn"]),
+            CertificateStatus(found["status"]),
+            ca,
+            since if isinstance(since, datetime) else None,
+        )
+    except (KeyError, ValueError) as error:
+        raise FaultError(Fault.AWS_ERROR, f"{operation}: {error}") from error
 
 
 def _pem(certificate: x509.Certificate) -> str:

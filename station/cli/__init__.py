@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from station.cli import care, ceremony, jig, ledger, line, setup, slot, stations
+from station.cli import activation, care, ceremony, jig, ledger, line, setup, slot, stations
 from station.faults import Fault, FaultError
 
 _DEFAULT_CONFIG = "/etc/station/station.yaml"
@@ -78,6 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    for module in (line, slot, ledger, stations, jig, ceremony, setup, care):
+    for module in (line, slot, ledger, stations, jig, ceremony, setup, care, activation):
         module.add_to(commands)
     return parser

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from station.config.activator import ActivatorFile
 from station.config.acts import CeremonyFile
 from station.config.messages import LANGUAGES, Messages
 from station.config.products import ProductFile
@@ -26,6 +27,7 @@ def generated() -> dict[Path, str]:
         Path("config/station.schema.json"): _schema(StationFile),
         Path("config/product.schema.json"): _schema(ProductFile),
         Path("config/jig.schema.json"): _schema(MapFile),
+        Path("config/activator.schema.json"): _schema(ActivatorFile),
         Path("config/ceremony.schema.json"): _schema(CeremonyFile),
         Path("docs/operator.md"): _card(),
     }

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
+from station.config.feed import FeedSettings
 from station.config.guards import refuse_mixing
 from station.config.lamps import Lamp, Sounds
 from station.config.line import LineSettings
@@ -56,6 +57,7 @@ class ProviderActivates(Strict):
     """The provider's own rule does it; the station waits."""
 
     by: Literal["provider"]
+    feed: FeedSettings | None = None
 
 
 class Simulator(Strict):
@@ -122,6 +124,8 @@ class StationFile(Strict):
             raise ValueError(
                 "seal.key is the CA's key; the seal has one of its own (`station ceremony` with `act: seal`)"
             )
+        if isinstance(self.aws.activation, ProviderActivates) and self.aws.activation.feed and self.seal is None:
+            raise ValueError("aws.activation.feed needs a `seal`: the provider believes no line without one")
         return self
 
 

@@ -296,3 +296,16 @@ live_certificates = sa.Table(
     sa.Column("key_id", sa.Text, nullable=False, unique=True),
     sa.Column("number", sa.Text, sa.ForeignKey("certificates.number"), nullable=False, unique=True),
 )
+# What the feed last told the provider of each certificate (`station.ledger.feed`).
+live_feed = sa.Table(
+    "live_feed",
+    metadata,
+    _text("number", sa.ForeignKey("issued.number"), key=True),
+    _text("state"),
+    sa.Column("seq", sa.Integer, nullable=False, unique=True),
+    sa.Column("line", sa.LargeBinary, nullable=False),
+    _at("expires_at"),
+    sa.Column("sent", sa.Boolean, nullable=False),
+    sa.Index("live_feed_state", "state"),
+    sa.Index("live_feed_unsent", "sent", "seq"),
+)

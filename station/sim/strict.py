@@ -39,6 +39,8 @@ _OPERATIONS: Final = tuple(
         ("POST", r"/attached-policies/.+", "ListAttachedPolicies"),
         ("POST", r"/things/[^/]+", "CreateThing"),
         ("PUT", r"/things/[^/]+/principals", "AttachThingPrincipal"),
+        ("GET", r"/certificates-by-ca/[0-9a-f]+", "ListCertificatesByCA"),
+        ("GET", r"/policies/[^/]+", "GetPolicy"),
     )
 )
 
@@ -68,6 +70,7 @@ class StrictApi:
         elif trouble == "close":
             await _half_an_answer(send)
         elif trouble is not None:
+            self.counts["throttled"] = self.counts.get("throttled", 0) + (trouble == "ThrottlingException")
             await _error(send, API_ERRORS[trouble], trouble, "ordered by the test")
         else:
             refusal = self._refusal(operation, scope, body)
@@ -132,10 +135,15 @@ class StrictApi:
                 await _json(send, 200, asdict(self._troubles))
             case ("GET", "/_sim/troubles"):
                 await _json(send, 200, asdict(self._troubles))
+            case ("POST", "/_sim/connected"):
+                # What many units' first connections leave behind, without the connections.
+                for der in _parsed(body)["certificates"]:
+                    await self._iot._mtls_auto_register(bytes.fromhex(der), ("127.0.0.1", 0), self._endpoint)
+                await _json(send, 200, {})
             case ("GET", "/_sim/counts"):
                 await _json(send, 200, self.counts)
             case _:
-                await _json(send, 404, {"error": "GET or POST /_sim/troubles, GET /_sim/counts"})
+                await _json(send, 404, {"error": "GET or POST /_sim/troubles, POST /_sim/connected, GET /_sim/counts"})
 
 
 def _operation(method: str, path: str) -> str:

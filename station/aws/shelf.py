@@ -1,0 +1,74 @@
+"""The feed's shelves at AWS: a bucket, and a topic. `station.feed.shelf.Shelf` by shape."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from botocore.exceptions import BotoCoreError
+
+from station.aws.calls import AbsentError, Calls, unanswered
+from station.faults import Fault, FaultError
+
+_MAX_LINE: Final = 4_097
+
+
+def _client(service: str, region: str, url: str | None) -> Calls:
+    import boto3  # noqa: PLC0415 - slow to load
+    from botocore.config import Config  # noqa: PLC0415 - slow to load
+
+    config = Config(
+        connect_timeout=3,
+        read_timeout=5,
+        retries={"total_max_attempts": 1},
+        s3={"addressing_style": "path" if url else "auto"},
+    )
+    try:
+        session = boto3.session.Session(region_name=region)
+        return Calls(session.client(service, endpoint_url=url, config=config), 50.0)  # type: ignore[call-overload]
+    except BotoCoreError as error:
+        raise unanswered("connect", error) from error
+
+
+class S3Shelf:
+    """An object a certificate: ``<prefix><certificate id>.jsonl``. S3 reads back what was written last."""
+
+    def __init__(self, bucket: str, prefix: str, region: str, *, api_url: str | None = None) -> None:
+        self._bucket, self._prefix = bucket, prefix
+        self._calls = _client("s3", region, api_url)
+
+    def put(self, certificate_id: str, line: bytes) -> None:
+        """PutObject."""
+        self._calls("put_object", Bucket=self._bucket, Key=self._key(certificate_id), Body=line)
+
+    def get(self, certificate_id: str) -> bytes | None:
+        """GetObject; where ListBucket is not allowed, S3 says AccessDenied instead of NoSuchKey: allow it."""
+        try:
+            body: Any = self._calls("get_object", "Body", Bucket=self._bucket, Key=self._key(certificate_id))
+        except AbsentError:
+            return None
+        with body:
+            try:
+                return bytes(body.read(_MAX_LINE))
+            except (OSError, BotoCoreError) as error:
+                raise FaultError(Fault.CLOUD_UNREACHABLE, f"get_object: {error}") from error
+
+    def _key(self, certificate_id: str) -> str:
+        return f"{self._prefix}{certificate_id}.jsonl"
+
+
+class TopicShelf:
+    """A topic of AWS IoT: what is put is published with QoS 1 (iot-data Publish), and cannot be got back here."""
+
+    def __init__(self, topic: str, station: str, region: str, url: str) -> None:
+        self._topic = f"{topic}/{station}"
+        self._calls = _client("iot-data", region, url)
+
+    def put(self, certificate_id: str, line: bytes) -> None:
+        """Publish; AWS IoT has taken it when this returns."""
+        del certificate_id  # it stands in the line
+        self._calls("publish", topic=self._topic, qos=1, payload=line)
+
+    def get(self, certificate_id: str) -> bytes | None:
+        """Nothing: whoever subscribes keeps what comes."""
+        del certificate_id
+        return None

@@ -1,0 +1,67 @@
+"""Commands of the provider: activate what the line connects."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from station.cli.parsing import Commands, command, group, print_json, with_json
+
+_RUN = """\
+Activates the certificates that the line is connecting now, until SIGTERM (station-activator.service starts this).
+FILE is the provider's activator.yaml; see docs/activation.md. Certificates that no run of the line made are never
+activated: they are put on record and told in the log.
+
+examples:
+  station activator run /etc/station/activator.yaml
+  station activator once /etc/station/activator.yaml       one pass; exit code 1 where something must not be activated
+  station activator alarms /etc/station/activator.yaml     what was never activated, and why
+"""
+
+
+def add_to(commands: Commands) -> None:
+    """Add this module's commands."""
+    activator = group(commands, "activator", "the provider's side: activate what the line connects")
+    run = command(activator, "run", _run, "activate until SIGTERM")
+    run.description, run.formatter_class = _RUN, argparse.RawDescriptionHelpFormatter
+    once = with_json(command(activator, "once", _once, "one pass over everything that waits, then end"))
+    alarms = with_json(command(activator, "alarms", _alarms, "the certificates that must not be activated"))
+    for one in (run, once, alarms):
+        one.add_argument("file", type=Path, help="activator.yaml")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from station.activator.daemon import run
+    from station.config.activator import load_activator
+
+    run(load_activator(arguments.file))
+
+
+def _once(arguments: argparse.Namespace) -> int:
+    from station.activator.daemon import once
+    from station.config.activator import load_activator
+
+    counts = {verdict: count for verdict, count in once(load_activator(arguments.file)).items() if count}
+    if arguments.json:
+        print_json(counts)
+    else:
+        for verdict, count in counts.items():
+            print(f"{verdict.value:<10} {count}")
+        if not counts:
+            print("nothing waits")
+    return int(any(verdict.alarming for verdict in counts))
+
+
+def _alarms(arguments: argparse.Namespace) -> int:
+    from station.activator.alarms import AlarmBook
+    from station.config.activator import load_activator
+
+    found = AlarmBook(load_activator(arguments.file).state / "alarms.jsonl").read()
+    if arguments.json:
+        print_json(found)
+    elif not found:
+        print("no alarm")
+    else:
+        for alarm in found:
+            print(f"{alarm['at']}  {alarm['verdict']:<9} {alarm['certificate_id']}  {alarm['source_ip']}")
+    return int(bool(found))

@@ -1,0 +1,1 @@
+"""What stations tell the provider about certificates that may be activated: one sealed line each."""

@@ -1,0 +1,59 @@
+"""Where lines lie between station and provider: the latest of each certificate, found by its id."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from station.faults import Fault, FaultError
+from station.feed.lines import MAX_LINE
+
+
+class Shelf(Protocol):
+    """A place for lines. Every method may raise `FaultError`, and only that."""
+
+    def put(self, certificate_id: str, line: bytes) -> None:
+        """Lay a line down in place of the one before; it is there to stay when this returns."""
+
+    def get(self, certificate_id: str) -> bytes | None:
+        """The latest line, at most one byte more than a line may have; None where there is none."""
+
+
+class FolderShelf:
+    """A file a certificate, in a folder for each of 256 first bytes: ``ab/abcd....jsonl``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, certificate_id: str, line: bytes) -> None:
+        """Write, sync, rename, sync the folder: after a loss of power there is the old line or the new one."""
+        file = self._file(certificate_id)
+        staging = file.with_name(f".{file.name}.new")
+        try:
+            file.parent.mkdir(exist_ok=True)
+            with staging.open("wb") as out:
+                out.write(line)
+                out.flush()
+                os.fsync(out.fileno())
+            staging.replace(file)
+            folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise FaultError(Fault.CONFIG, f"the feed's folder {self._folder}: {error.strerror}") from error
+
+    def get(self, certificate_id: str) -> bytes | None:
+        """Read the file, as far as a line may go."""
+        try:
+            with self._file(certificate_id).open("rb") as file:
+                return file.read(MAX_LINE + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise FaultError(Fault.CONFIG, f"the feed's folder {self._folder}: {error.strerror}") from error
+
+    def _file(self, certificate_id: str) -> Path:
+        return self._folder / certificate_id[:2] / f"{certificate_id}.jsonl"

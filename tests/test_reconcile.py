@@ -1,0 +1,143 @@
+"""The record and AWS IoT compared: each kind of difference is found, and mended only where nobody decided it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import pytest
+from cloud import ProviderCA, SimCloud, activate, device, state
+from ledgers import end, note
+from provider_side import Line, connect
+
+from station.aws.registry import Registry
+from station.faults import Fault
+from station.model import Step
+from station.reconcile import Kind, Repair, Result, compare
+from station.sim.line import Station
+
+
+class Mess(NamedTuple):
+    """One certificate of each kind, by the kind that it should be found as."""
+
+    ids: dict[Kind, str]
+
+
+def compared(line: Line, registry: Registry, ca: ProviderCA, repair: Repair | None = None) -> Result:
+    return compare(line.ledger.store.read, registry, ca.id, lambda what, count: None, repair)
+
+
+@pytest.fixture
+def mess(line: Line, cloud: SimCloud, ca: ProviderCA, api: Any, tmp_path: Any) -> Mess:
+    ids: dict[Kind, str] = {}
+
+    def passed(serial: str) -> Any:
+        run, made = line.run(serial)
+        note(line.ledger, run, Step.CONNECT)
+        end(line.ledger, run)
+        return made
+
+    for kind, serial in (
+        (Kind.PASSED, "SN-1"),
+        (Kind.PENDING, "SN-2"),
+        (Kind.TAKEN_OUT, "SN-3"),
+        (Kind.UNKNOWN_THERE, "SN-4"),
+    ):
+        made = passed(serial)
+        ids[kind] = made.id
+        if kind is not Kind.UNKNOWN_THERE:
+            connect(cloud, made)
+        if kind is Kind.PASSED:
+            activate(api, made)
+        if kind is Kind.TAKEN_OUT:
+            api.update_certificate(certificateId=made.id, newStatus="INACTIVE")
+    lost, orphan = line.run("SN-5")
+    end(line.ledger, lost, Fault.STILL_PENDING)
+    connect(cloud, orphan)
+    activate(api, orphan)
+    gone, out = line.run("SN-6")
+    end(line.ledger, gone, Fault.LIFTED)
+    connect(cloud, out)
+    api.update_certificate(certificateId=out.id, newStatus="REVOKED")
+    _, working = line.run("SN-7")
+    connect(cloud, working)
+    stranger = device(ca, tmp_path / "stranger", "SN-66")
+    connect(cloud, stranger)
+    activate(api, stranger)
+    ids |= {Kind.ORPHAN: orphan.id, Kind.OUT: out.id, Kind.AT_WORK: working.id, Kind.UNKNOWN_HERE: stranger.id}
+    return Mess(ids)
+
+
+def status(api: Any, certificate_id: str) -> str | None:
+    return state(api, type("D", (), {"id": certificate_id}))  # type: ignore[arg-type]
+
+
+def test_each_kind_of_difference_is_found_and_nothing_is_touched(
+    mess: Mess, line: Line, registry: Registry, ca: ProviderCA, api: Any
+) -> None:
+    before = {one: status(api, one) for one in mess.ids.values()}
+    result = compared(line, registry, ca)
+    assert {one.kind: one.certificate_id for one in result.found} == {
+        kind: name for kind, name in mess.ids.items() if not kind.well
+    }
+    assert {kind for kind, count in result.counts.items() if count == 1} == set(mess.ids)
+    assert result.left == len(result.found) == 5
+    assert {one: status(api, one) for one in mess.ids.values()} == before
+
+
+def test_fix_mends_orphans_and_pending_ones_and_leaves_what_somebody_decided(
+    *, mess: Mess, line: Line, registry: Registry, ca: ProviderCA, api: Any, policy: str
+) -> None:
+    result = compared(line, registry, ca, Repair(ca.certificate, policy))
+    assert {one.kind: one.fixed for one in result.found if one.fixed} == {
+        Kind.ORPHAN: "set INACTIVE",
+        Kind.PENDING: "activated",
+    }
+    assert status(api, mess.ids[Kind.ORPHAN]) == "INACTIVE"
+    assert status(api, mess.ids[Kind.PENDING]) == "ACTIVE"
+    assert status(api, mess.ids[Kind.TAKEN_OUT]) == "INACTIVE"
+    assert status(api, mess.ids[Kind.UNKNOWN_HERE]) == "ACTIVE"
+    assert result.left == 3
+    again = compared(line, registry, ca)
+    assert {one.kind for one in again.found} == {Kind.TAKEN_OUT, Kind.UNKNOWN_THERE, Kind.UNKNOWN_HERE}
+
+
+def test_where_the_provider_activates_pending_ones_are_told_and_left(
+    mess: Mess, line: Line, registry: Registry, ca: ProviderCA, api: Any
+) -> None:
+    compared(line, registry, ca, Repair(ca.certificate, None))
+    assert status(api, mess.ids[Kind.PENDING]) == "PENDING_ACTIVATION"
+
+
+def test_only_with_a_person_s_yes_a_stranger_is_revoked(
+    mess: Mess, line: Line, registry: Registry, ca: ProviderCA, api: Any
+) -> None:
+    compared(line, registry, ca, Repair(ca.certificate, None, revoke=True))
+    assert status(api, mess.ids[Kind.UNKNOWN_HERE]) == "REVOKED"
+
+
+def test_an_orphan_that_never_connected_is_registered_inactive(
+    line: Line, registry: Registry, ca: ProviderCA, api: Any
+) -> None:
+    lost, orphan = line.run("SN-1")
+    end(line.ledger, lost, Fault.STILL_PENDING)
+    (found,) = compared(line, registry, ca, Repair(ca.certificate, None)).found
+    assert (found.kind, found.status, found.fixed) == (Kind.ORPHAN, "absent", "set INACTIVE")
+    assert state(api, orphan) == "INACTIVE"
+
+
+def test_several_pages_are_read_within_the_throttle(
+    registry: Registry, cloud: SimCloud, ca: ProviderCA, tmp_path: Any, line: Line
+) -> None:
+    connect(cloud, *(device(ca, tmp_path / "many", f"M-{number}") for number in range(251)))
+    counted: list[int] = []
+    before = cloud.control("counts").get("ListCertificatesByCA", 0)
+    result = compare(line.ledger.store.read, registry, ca.id, lambda what, count: counted.append(count))
+    assert result.counts[Kind.UNKNOWN_HERE] == 251
+    assert cloud.control("counts")["ListCertificatesByCA"] - before == 2
+    assert max(counted) == 251
+
+
+def test_the_command_says_it_for_people_and_for_scripts(station: Station) -> None:
+    assert station.run("reconcile").strip().endswith("the ledger and AWS IoT agree")
+    assert json.loads(station.run("reconcile", "--json"))["left"] == 0
