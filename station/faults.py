@@ -142,6 +142,11 @@ class Fault(Enum):
     LINE_AWAY = "S633"
     LINE_FORKED = "S634"
     LINE_SETUP = "S635"
+    REPORT_WINDOW = "S640"
+    REPORT_UNWRITTEN = "S641"
+    REPORT_UNDELIVERED = "S642"
+    MAIL_FAILED = "S643"
+    STORE_FAILED = "S644"
     UNEXPECTED = "S999"
 
     @property

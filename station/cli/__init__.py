@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from station.cli import activation, care, ceremony, jig, ledger, line, setup, slot, stations
+from station.cli import activation, care, ceremony, jig, ledger, line, report, setup, slot, stations
 from station.faults import Fault, FaultError
 
 _DEFAULT_CONFIG = "/etc/station/station.yaml"
@@ -26,6 +26,7 @@ examples:
   station orders add WO-118 --product sensor-b --quantity 500
   station status --json | jq .slots             what each slot does now
   station slot disable 3 --why "pogo pin bent"   and: station slot enable 3
+  station report                                yesterday's yields: page, PDF, figures
   station unit SB-000123                        everything on record about one unit
   station ledger verify                         is the record as it was written
   station ceremony config/ceremony/root.yaml    make the CA key in its token
@@ -78,6 +79,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    for module in (line, slot, ledger, stations, jig, ceremony, setup, care, activation):
+    for module in (line, report, slot, ledger, stations, jig, ceremony, setup, care, activation):
         module.add_to(commands)
     return parser

@@ -62,3 +62,20 @@ class Messages:
     def word(self, key: str) -> str:
         """The word for an outcome, a slot's state, a step, a blame, ..."""
         return self.words[key]
+
+
+class _ReportFile(Strict):
+    """``messages/report/<language>.yaml``."""
+
+    texts: dict[str, str]
+
+
+@cache
+def report_texts(language: str) -> Mapping[str, str]:
+    """What the yield report says in one of `LANGUAGES`.
+
+    Raises:
+        ConfigError: the file is missing or wrong.
+    """
+    folder = next((folder for folder in _FOLDERS if folder.is_dir()), _FOLDERS[0])
+    return validate(read(folder / "report" / f"{language}.yaml"), _ReportFile).texts

@@ -20,6 +20,7 @@ from station.config.line import LineSettings
 from station.config.loader import ConfigError, Document, FilePath, Location, Model, Name, Strict, read, validate
 from station.config.products import Options, product_of
 from station.config.proof import Proof
+from station.config.report import Report
 from station.config.slots import (
     SLOTS_MAX,
     ByProbe,
@@ -110,6 +111,7 @@ class StationFile(Strict):
     slot_times: SlotTimes = SlotTimes()
     line_lamp: Lamp | None = None
     sounds: Sounds | None = None
+    report: Report = Report()
     stop_grace_s: Annotated[float, Field(ge=0, le=600)] = 30.0
 
     @field_validator("slots")

@@ -6,12 +6,14 @@ seconds. The row is written in the transaction that closes the run, so it can ne
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from station.ledger.schema import admissions, closures, identified, order_units, orders, runs, tally
 from station.model import OrderKind
+
+_PORTION: Final = 5000
 
 
 def add(connection: sa.Connection, run: str) -> None:
@@ -22,9 +24,9 @@ def add(connection: sa.Connection, run: str) -> None:
 
 def add_missing(connection: sa.Connection) -> None:
     """Tally every closed run that has no row yet: for the migration, and after rows came from elsewhere."""
-    missing = sa.select(closures.c.run).where(~sa.exists().where(tally.c.run == closures.c.run))
-    for run in connection.execute(missing).scalars().all():
-        add(connection, run)
+    missing = _closed().where(~sa.exists().where(tally.c.run == closures.c.run))
+    while rows := connection.execute(missing.limit(_PORTION)).mappings().all():
+        connection.execute(sa.insert(tally), [_tallied(connection, row) for row in rows])
 
 
 def _closed() -> sa.Select[Any]:

@@ -1,0 +1,1 @@
+"""The yield report: counted from the record, drawn, written, delivered."""

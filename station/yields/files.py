@@ -1,0 +1,107 @@
+"""A report on disk: a folder a report, whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from station.config.report import Report as Settings
+from station.faults import Fault, FaultError
+from station.yields.findings import Undelivered
+from station.yields.openhtf import records
+from station.yields.page import html, pdf
+from station.yields.records import units, write_csv, write_json
+from station.yields.report import Figures
+from station.yields.scope import Scope
+from station.yields.words import Words
+
+STATE = "delivery.json"  # what `station.yields.delivery` keeps beside the report
+
+
+def name_of(scope: Scope) -> str:
+    """The folder's and the files' name: days, and what else the report is confined to."""
+    window = scope.window
+    parts = [window.first.isoformat()]
+    if window.last != window.first:
+        parts.append(window.last.isoformat())
+    # Orders and stations are of an alphabet that is safe in a path (`station.model.NAME`).
+    parts += [f"order-{scope.order}"] if scope.order else []
+    parts += [f"station-{scope.station}"] if scope.station else []
+    return "_".join(parts)
+
+
+def write(  # noqa: PLR0917 - plain values, each by name
+    connection: sa.Connection,
+    scope: Scope,
+    figures: Figures,
+    settings: Settings,
+    words: Words,
+    formats: Sequence[str],
+    folder: Path,
+    undelivered: Sequence[Undelivered] = (),
+) -> Path:
+    """Write the report into a folder of its own in ``folder``, replacing an older one of the same name; return it.
+
+    Raises:
+        FaultError: `Fault.REPORT_UNWRITTEN`; what was there before is there still.
+    """
+    name = name_of(scope)
+    made = folder / f".{name}.making"
+    try:
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        stem = made / f"yield-{figures.station}-{name}"
+        if {"html", "pdf"} & set(formats):
+            page = html(figures, settings, words, undelivered)
+            if "html" in formats:
+                _text(stem.with_name(f"{stem.name}.html"), lambda file: file.write(page))
+            if "pdf" in formats:
+                pdf(page, stem.with_name(f"{stem.name}.pdf"))
+        if "csv" in formats:
+            _text(stem.with_name(f"{stem.name}.csv"), lambda file: write_csv(units(connection, scope), file))
+        if "json" in formats:
+            _text(stem.with_name(f"{stem.name}.json"), lambda file: write_json(figures, units(connection, scope), file))
+        if "openhtf" in formats:
+            (made / "openhtf").mkdir()
+            for file_name, record in records(connection, scope):
+                (made / "openhtf" / file_name).write_text(json.dumps(record), encoding="utf-8")
+        return _put(made, folder / name)
+    except OSError as error:
+        shutil.rmtree(made, ignore_errors=True)
+        raise FaultError(Fault.REPORT_UNWRITTEN, f"{folder}: {error.strerror or error}") from error
+
+
+def _text(path: Path, write_to: Callable[..., object]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        write_to(file)
+
+
+def _put(made: Path, place: Path) -> Path:
+    """Everything to the disk, then into its place; what was delivered of an older one stays known."""
+    with suppress(FileNotFoundError):
+        shutil.copy2(place / STATE, made / STATE)
+    for file in (made, *made.rglob("*")):
+        sync(file)
+    old = made.with_suffix(".old")
+    shutil.rmtree(old, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        place.rename(old)
+    made.rename(place)
+    sync(place.parent)
+    shutil.rmtree(old, ignore_errors=True)
+    return place
+
+
+def sync(path: Path) -> None:
+    """Put a file or a folder on the disk (fsync(2))."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

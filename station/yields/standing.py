@@ -1,0 +1,144 @@
+"""What stands at the end of the window: orders and how far they are; certificates, and those that need somebody."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from station.config.report import Report
+from station.ledger.schema import certificates, issued, order_closures, orders, outbox, outbox_done, runs, tally, uses
+from station.yields.scope import DONE, Query, Scope, count_if
+
+_MOST_ORDERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class OrderStand:
+    """One order that was open or worked on in the window. Counts are of units, up to the window's end."""
+
+    number: str
+    product: str
+    kind: str
+    quantity: int
+    passed: int
+    passed_now: int
+    opened_at: datetime
+    closed_at: datetime | None
+
+    @property
+    def share(self) -> float:
+        """How far it is, 0 to 1."""
+        return min(1.0, self.passed / self.quantity)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """Certificates of the window's runs; and, whatever the window, those to revoke and those that expire.
+
+    ``signed`` were made in the window; ``passed`` went out with a unit that was done; ``orphaned`` are of runs that did
+    not pass and ``superseded`` were replaced. ``waiting`` are still to be taken out of service now.
+    """
+
+    signed: int
+    passed: int
+    orphaned: int
+    superseded: int
+    waiting: int
+    oldest_waiting: datetime | None
+    expired: int
+    expiring: int
+    expiring_days: int
+
+
+def order_stands(connection: sa.Connection, scope: Scope) -> list[OrderStand]:
+    """The orders that were open in the window or had a run in it, oldest first, at most 200."""
+    span = scope.window.span
+    mine = tally.c.order_number == orders.c.number
+    passes = [mine, tally.c.outcome.in_(DONE), tally.c.at < span.end]
+    units = sa.func.count(sa.distinct(tally.c.serial))
+    until_now = sa.select(units).where(*passes).scalar_subquery()
+    in_window = sa.select(units).where(*passes, tally.c.at >= span.start).scalar_subquery()
+    open_then = order_closures.c.closed_at.is_(None) | (order_closures.c.closed_at >= span.start)
+    worked_on = orders.c.number.in_(sa.select(tally.c.order_number).where(*scope.rows()))
+    query: Query = (
+        sa.select(
+            *(orders.c[name] for name in ("number", "product", "kind", "quantity")),
+            until_now,
+            in_window,
+            orders.c.opened_at,
+            order_closures.c.closed_at,
+        )
+        .outerjoin(order_closures, order_closures.c.order_number == orders.c.number)
+        .where(orders.c.opened_at < span.end, worked_on | open_then)
+        .order_by(orders.c.opened_at, orders.c.number)
+        .limit(_MOST_ORDERS)
+    )
+    if scope.order is not None:
+        query = query.where(orders.c.number == scope.order)
+    return [OrderStand(*row) for row in connection.execute(query)]
+
+
+def certificate_stands(connection: sa.Connection, scope: Scope, settings: Report, now: datetime) -> Certificates:
+    """Count the certificates. Simulated runs have none that count."""
+    span = scope.window.span
+    real = [tally.c.simulated.is_(sa.false()), *scope.rows()]
+    signed = (
+        sa.select(sa.func.count())
+        .select_from(issued)
+        .join(certificates, certificates.c.number == issued.c.number)
+        .join(runs, runs.c.id == certificates.c.run)
+        .where(issued.c.at >= span.start, issued.c.at < span.end, runs.c.simulated.is_(sa.false()))
+    )
+    if scope.station is not None:
+        signed = signed.where(runs.c.station == scope.station)
+    if scope.order is not None:
+        of_order = sa.exists().where(tally.c.run == runs.c.id, tally.c.order_number == scope.order)
+        signed = signed.where(of_order)
+    passed = (
+        sa.select(sa.func.count(sa.distinct(uses.c.number)))
+        .select_from(tally)
+        .join(uses, uses.c.run == tally.c.run)
+        .where(*real, tally.c.outcome.in_(DONE))
+    )
+    # By the unit, for a certificate that was superseded is of an earlier run than the one that ended it.
+    superseded = outbox.c.reason == "superseded"
+    ended = (
+        sa.select(sa.func.count(), count_if(superseded))
+        .select_from(tally)
+        .join(certificates, certificates.c.serial == tally.c.serial)
+        .join(outbox, (outbox.c.number == certificates.c.number) & (outbox.c.run == tally.c.run))
+        .where(*real)
+    )
+    taken_out, replaced = connection.execute(ended).one()
+    waits = (
+        sa.select(sa.func.count(), sa.func.min(outbox.c.at))
+        .outerjoin(outbox_done, outbox_done.c.number == outbox.c.number)
+        .where(outbox_done.c.number.is_(None))
+    )
+    waiting, oldest = connection.execute(waits).one()
+    soon = now + timedelta(days=settings.expiring_days)
+    return Certificates(
+        signed=connection.execute(signed).scalar_one(),
+        passed=connection.execute(passed).scalar_one(),
+        orphaned=taken_out - replaced,
+        superseded=replaced,
+        waiting=waiting,
+        oldest_waiting=oldest,
+        expired=_ending(connection, now - timedelta(days=settings.expiring_days), now),
+        expiring=_ending(connection, now, soon),
+        expiring_days=settings.expiring_days,
+    )
+
+
+def _ending(connection: sa.Connection, since: datetime, until: datetime) -> int:
+    """Certificates in service that end in that time."""
+    query: Query = (
+        sa.select(sa.func.count())
+        .select_from(issued)
+        .outerjoin(outbox, outbox.c.number == issued.c.number)
+        .where(issued.c.not_after >= since, issued.c.not_after < until, outbox.c.number.is_(None))
+    )
+    found: int = connection.execute(query).scalar_one()
+    return found
