@@ -69,6 +69,9 @@ class Fault(Enum):
     NO_BOARD = "J208"
     SLOT_OUT = "J210"
     THERE_AT_START = "J211"
+    FLASHER_FAILED = "J222"
+    FLASHER_LATE = "J223"
+    IMAGE_WRONG = "J224"
 
     HSM_DOWN = "C301"
     HSM_HUNG = "C302"

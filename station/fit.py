@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from station.boards import family
+from station.boards.images import reviewed
 from station.ca import CertificateAuthority, load_ca_certificate
 from station.config import Config
 from station.credentials import Credentials, chosen_roots
@@ -36,8 +37,17 @@ def check(config: Config) -> None:
         for product in config.products.values()
         for text in misfits(product, family(product.driver).limits(product.options), authority.largest(product), roots)
     ]
+    found += [f"{product.name}: {text}" for product in config.products.values() for text in _images(product)]
     if found:
         raise FaultError(Fault.PRODUCT_UNFIT, "; ".join(found))
+
+
+def _images(product: Product) -> Iterator[str]:
+    for image in product.images:
+        try:
+            reviewed(image)
+        except FaultError as error:
+            yield error.detail
 
 
 def misfits(

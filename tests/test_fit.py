@@ -117,6 +117,18 @@ def test_a_station_whose_product_does_not_fit_starts_not_and_its_check_says_why(
             station.run(*command)
 
 
+def test_a_firmware_file_that_is_not_the_reviewed_one_is_found_out_at_start(make_station: MakeStation) -> None:
+    station = make_station()
+    options = {step: {"run": ["/bin/true"]} for step in ("identify", "install", "reset", "inspect", "flash")}
+    shared = station.products["console-station-key"]
+    image = {"file": "app.bin", "offset": 0, "sha256": "0" * 64}
+    station.products["flashed"] = {**shared, "driver": "command", "options": options, "images": [image]}
+    station.write_config()
+    (station.folder / "products" / "app.bin").write_bytes(b"another")
+    with pytest.raises(LineError, match=r"flashed: .*app\.bin has the SHA-256 ae44"):
+        station.run("config", "check")
+
+
 def test_options_are_read_by_the_family_and_named_by_file_and_line(make_station: MakeStation) -> None:
     station = make_station()
     station.products["odd"] = {**station.products["console-board-key"], "options": {"colour": "red"}}

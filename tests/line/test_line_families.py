@@ -1,0 +1,83 @@
+"""Every family of boards beside the others in one jig: plugged in, provisioned, and in its own colour."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from whole_line import Bench, MakeStation
+
+import station.sim.flasher
+from station.sim.jig import SimJig
+
+
+@dataclass(frozen=True)
+class Row:
+    """One product with its board, and what comes of it: a family adds its own here.
+
+    ``product`` is what a product file says beside the parts that all share; ``board`` what `SimJig.plug` is asked for.
+    """
+
+    product: dict[str, Any]
+    board: dict[str, Any]
+    outcome: str = "PASS"
+    key_proof: str = "signed"
+    states: list[str | None] = field(default_factory=lambda: ["ACTIVE"])
+
+
+def key(origin: str, kind: str = "p256") -> dict[str, Any]:
+    return {"key": {"type": kind, "origin": origin}}
+
+
+# The key is in the board, and nobody can connect: it does so in the field, so its certificate stays as it is.
+OFFLINE: dict[str, Any] = {"outcome": "PROVISIONED", "key_proof": "unproven", "states": [None]}
+NOBODY: dict[str, Any] = {"first_contact": {"by": "none"}}
+
+
+def flasher(chip: str) -> dict[str, Any]:
+    """A command for each step of the family `command`: a probe at the flash of the chip, which the jig keeps there."""
+    probe = [sys.executable, "-I", "-S", station.sim.flasher.__file__]
+    steps = ("identify", "enroll", "install", "reset", "inspect")
+    return {step: {"run": [*probe, step, f"../../boards/{chip}"]} for step in steps}
+
+
+IMEI, UUID = "35265610088518", "25c95751-efa4-40d4-8b4a-1dcaab81fa"
+NRF91 = {"family": "nrf91", "model": "nRF9151-LACA"}
+
+ROWS: dict[str, Row] = {
+    "console": Row({"driver": "console", **key("station")}, {"serial": "SN-1", "chip": "C-1", "faults": ["echo"]}),
+    "command": Row(
+        {"driver": "command", **key("station"), "options": flasher("CHIP-SN-3")},
+        {"serial": "SN-3", "chip": "CHIP-SN-3"},
+        key_proof="digest",
+    ),
+    "command-board-key": Row(
+        {"driver": "command", **key("board"), **NOBODY, "options": flasher("CHIP-SN-4")},
+        {"serial": "SN-4", "chip": "CHIP-SN-4"},
+        **{**OFFLINE, "key_proof": "signed"},
+    ),
+}
+
+
+def test_every_family_beside_the_others_in_one_jig(make_station: MakeStation, jig: SimJig, cloud_api: Any) -> None:
+    line = make_station(slots=len(ROWS))
+    shared = line.products["console-station-key"]
+    line.products = {name: {**shared, **row.product} for name, row in ROWS.items()}
+    line.write_config()
+    line.start()
+    bench = Bench(line, jig, cloud_api)
+    for place, (name, row) in enumerate(ROWS.items(), 1):
+        # One order is worked at a time (docs/adr/0002): the next one is opened once this unit has filled it.
+        line.order(f"WO-{name}", name, 1)
+        jig.plug(line.ports[place - 1], **{"model": "demo-board", **row.board})
+        result = line.result(number=place)
+        assert (result["outcome"], result["fault"], result["detail"]) == (row.outcome, None, ""), name
+        serial = result["serial"]
+        (run,) = bench.history(serial)
+        assert run["key_proof"] == row.key_proof, name
+        assert bench.certificate_states(serial) == row.states, name
+    # All of them are still in their nests, each with its own lamp.
+    slots = line.control.status()["slots"]
+    assert [slot["outcome"] for slot in slots] == [row.outcome for row in ROWS.values()]
+    line.drained()
