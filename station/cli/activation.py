@@ -26,6 +26,10 @@ def add_to(commands: Commands) -> None:
     run.description, run.formatter_class = _RUN, argparse.RawDescriptionHelpFormatter
     once = with_json(command(activator, "once", _once, "one pass over everything that waits, then end"))
     alarms = with_json(command(activator, "alarms", _alarms, "the certificates that must not be activated"))
+    package = command(activator, "package", _package, "pack the Lambda function (config/aws/activator.yaml)")
+    package.add_argument("zip", type=Path, help="the file to write")
+    package.add_argument("--seal", type=Path, action="append", required=True, help="a station's public key; repeat it")
+    package.add_argument("--vendored", type=Path, help="the folder that pip install --target filled")
     for one in (run, once, alarms):
         one.add_argument("file", type=Path, help="activator.yaml")
 
@@ -65,3 +69,12 @@ def _alarms(arguments: argparse.Namespace) -> int:
         for alarm in found:
             print(f"{alarm['at']}  {alarm['verdict']:<9} {alarm['certificate_id']}  {alarm['source_ip']}")
     return int(bool(found))
+
+
+def _package(arguments: argparse.Namespace) -> None:
+    from station.activator.package import package
+
+    size = package(arguments.zip, arguments.seal, arguments.vendored)
+    print(f"{arguments.zip}: {size / 2**20:.1f} MiB, {len(arguments.seal)} seal(s)")
+    if arguments.vendored is None:
+        print("without --vendored: a Lambda layer has to bring cryptography and structlog")

@@ -1,0 +1,184 @@
+"""The Lambda function: from its zip, against the simulated registry and bucket, called as AWS calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from cloud import ProviderCA, SimCloud, device, state
+from provider_side import connect
+from test_feed import SEAL
+
+from station.activator import function
+from station.activator.package import modules, package
+from station.aws.shelf import S3Shelf
+from station.faults import Fault, FaultError
+from station.feed.lines import FeedLine, sealed
+from station.model import Standing, StandingState
+
+ROOT = Path(__file__).parent.parent
+BUCKET = "station-feed-test"
+
+
+class Context:
+    """What Lambda gives its handler, as far as it is asked."""
+
+    @staticmethod
+    def get_remaining_time_in_millis() -> int:
+        return 60_000
+
+
+@pytest.fixture
+def shelf(cloud: SimCloud, monkeypatch: pytest.MonkeyPatch) -> S3Shelf:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    client = boto3.client("s3", region_name=cloud.said["region"], endpoint_url=cloud.said["api_url"])
+    client.create_bucket(Bucket=BUCKET)
+    client.close()
+    return S3Shelf(BUCKET, "feed/", cloud.said["region"], api_url=cloud.said["api_url"])
+
+
+@pytest.fixture
+def settings(
+    *, cloud: SimCloud, ca: ProviderCA, policy: str, shelf: S3Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, str]]:
+    (tmp_path / "root" / "seals").mkdir(parents=True)
+    (tmp_path / "root" / "seals" / "line-1.pem").write_bytes(SEAL.public)
+    values = {
+        "CA_CERTIFICATE_ID": ca.id,
+        "POLICY": policy,
+        "BUCKET": BUCKET,
+        "AWS_REGION": cloud.said["region"],
+        "API_URL": cloud.said["api_url"],
+        "LAMBDA_TASK_ROOT": str(tmp_path / "root"),
+        "WAIT_S": "0",
+        "GRACE_S": "0",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    function._activator.cache_clear()
+    yield values
+    function._activator.cache_clear()
+
+
+def tell(shelf: S3Shelf, certificate_id: str, ca: ProviderCA, thing: str) -> None:
+    now = datetime.now(UTC)
+    known = Standing(certificate_id, ca.id, thing, StandingState.CONNECTING)
+    shelf.put(
+        certificate_id, sealed(FeedLine("line-1", 1, known, now, now + timedelta(minutes=5)), SEAL.public, SEAL.sign)
+    )
+
+
+def test_an_event_activates_what_the_feed_tells_and_a_pass_alarms_of_the_stranger(
+    *,
+    settings: dict[str, str],
+    shelf: S3Shelf,
+    cloud: SimCloud,
+    ca: ProviderCA,
+    api: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made, later, stranger = (device(ca, tmp_path / name, name) for name in ("SN-1", "SN-2", "SN-66"))
+    connect(cloud, made, later, stranger)
+    tell(shelf, made.id, ca, "SN-1")
+    event = {"certificateId": made.id, "caCertificateId": ca.id, "certificateStatus": "PENDING_ACTIVATION"}
+    assert function.handler(event, Context()) == {"activated": 1}
+    assert function.handler(event, Context()) == {"active": 1}
+    assert function.handler({"certificateId": stranger.id}, Context()) == {"stranger": 1}
+    assert '"alarm": true' not in capsys.readouterr().out  # the feed's line may only be late
+    tell(shelf, later.id, ca, "SN-2")
+    assert function.handler({}, Context()) == {"activated": 1, "stranger": 1}
+    alarms = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["certificate_id"], one["fault"]) for one in alarms if one["alarm"]] == [(stranger.id, "N440")]
+    assert [state(api, one) for one in (made, later, stranger)] == ["ACTIVE", "ACTIVE", "PENDING_ACTIVATION"]
+
+
+def test_trouble_is_raised_so_that_lambda_calls_again(
+    settings: dict[str, str], cloud: SimCloud, ca: ProviderCA, tmp_path: Path
+) -> None:
+    made = device(ca, tmp_path / "d", "SN-1")
+    connect(cloud, made)
+    cloud.troubles(api={"DescribeCertificate": "AccessDeniedException"})
+    with pytest.raises(FaultError) as error:
+        function.handler({"certificateId": made.id}, Context())
+    assert error.value.fault is Fault.AWS_DENIED
+
+
+def test_it_needs_few_imports() -> None:
+    found = modules()
+    assert len(found) < 30
+    assert not [name for name in found if name.startswith(("station.ledger", "station.config", "station.sim"))]
+    code = "import sys, station.activator.function; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"paho", "sqlalchemy", "pydantic", "yaml", "pkcs11", "boto3"} & set(loaded)
+
+
+def test_the_zip_works_by_itself_and_is_the_same_each_time(settings: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "seal.pem").write_bytes(SEAL.public)
+    (tmp_path / "vendored").mkdir()
+    (tmp_path / "vendored" / "library.py").write_text("")
+    for name in ("one.zip", "two.zip"):
+        package(tmp_path / name, [tmp_path / "seal.pem"], tmp_path / "vendored")
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "one.zip") as packed:
+        packed.extractall(tmp_path / "task")
+    assert (tmp_path / "task" / "library.py").exists()
+    assert len(list((tmp_path / "task" / "seals").glob("*.pem"))) == 1
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'task')!r})\n"
+        "import station.activator.function as function\n"
+        "class Context: get_remaining_time_in_millis = staticmethod(lambda: 60000)\n"
+        "print(function.__file__); print(function.handler({'certificateId': '0' * 64}, Context()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **settings, "LAMBDA_TASK_ROOT": str(tmp_path / "task")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    where, told, answer = done.stdout.splitlines()
+    assert where.startswith(str(tmp_path / "task"))
+    assert json.loads(told)["verdict"] == "absent"
+    assert answer == "{'absent': 1}"
+
+
+class Loader(yaml.SafeLoader):
+    """YAML with CloudFormation's short functions, each as what it is given."""
+
+
+Loader.add_multi_constructor("!", lambda loader, suffix, node: getattr(node, "value", None))
+
+
+def test_the_template_calls_this_function_with_the_rights_of_the_policy_file() -> None:
+    template = yaml.load((ROOT / "config/aws/activator.yaml").read_text(), Loader)  # noqa: S506 - a SafeLoader
+    resources = template["Resources"]
+    function_ = resources["Function"]["Properties"]
+    assert function_["Handler"] == f"{function.__name__}.{function.handler.__name__}"
+    assert set(function_["Environment"]["Variables"]) <= {"CA_CERTIFICATE_ID", "POLICY", "BUCKET", "PREFIX"}
+    statements = resources["Role"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    alone = json.loads((ROOT / "config/aws/activator-policy.json").read_text())["Statement"]
+    rights = {one["Sid"]: one["Action"] for one in statements if one["Sid"] != "Log"}
+    assert rights == {one["Sid"]: one["Action"] for one in alone}
+    assert '"alarm": true' in json.dumps({"alarm": True})
+    assert resources["Strangers"]["Properties"]["FilterPattern"] == "{ $.alarm IS TRUE }"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config/aws").glob("*.json")), ids=lambda file: file.name)
+def test_each_policy_file_is_one_and_names_no_account(file: Path) -> None:
+    document = json.loads(file.read_text())
+    assert document["Version"] == "2012-10-17"
+    assert all(one["Effect"] == "Allow" and one["Action"] and one["Resource"] for one in document["Statement"])
+    assert not any(part.isdigit() and len(part) == 12 for part in file.read_text().replace('"', ":").split(":"))
