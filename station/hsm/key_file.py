@@ -20,8 +20,9 @@ from pkcs11.util import ec as p11_ec
 from pkcs11.util import rsa as p11_rsa
 
 from station.faults import Fault, FaultError
-from station.hsm.pin import PinSource, refuse_open_files
+from station.hsm.pin import PinSource
 from station.model import KeyType
+from station.secret import refuse_open_files
 
 _MAX_FILE: Final = 65_536
 

@@ -8,71 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from station.faults import Fault, FaultError
 from station.hsm.uri import KeyUri
-
-_MAX_PIN: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class PinSource:
-    """A systemd credential's name (systemd.exec(5), LoadCredential=), or a file that only its owner may read."""
-
-    credential: str | None = None
-    file: Path | None = None
-
-    def read(self) -> str:
-        """The PIN. Only the token's child calls this.
-
-        Raises:
-            FaultError: `Fault.CONFIG` where it is missing, empty, too long, or where others may read it.
-        """
-        path = self._path()
-        try:
-            with path.open("rb") as file:
-                # systemd guards its own folder
-                refuse_open_files(path, os.fstat(file.fileno()), "the PIN", guarded=self.file is None)
-                raw = file.read(_MAX_PIN + 2)
-        except OSError as error:
-            raise FaultError(Fault.CONFIG, f"the PIN cannot be read from {path}: {error.strerror}") from error
-        raw = raw.removesuffix(b"\n")
-        try:
-            pin = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            # Not chained: the exception holds the bytes.
-            raise FaultError(Fault.CONFIG, f"the PIN in {path} is not UTF-8 text") from None
-        if not 0 < len(raw) <= _MAX_PIN or not pin.isprintable():
-            raise FaultError(Fault.CONFIG, f"{path} should hold the PIN alone, one line of 1 to {_MAX_PIN} bytes")
-        return pin
-
-    def _path(self) -> Path:
-        if self.file is not None:
-            return self.file
-        folder = os.environ.get("CREDENTIALS_DIRECTORY")
-        if folder is None:
-            raise FaultError(
-                Fault.CONFIG, f"the credential {self.credential} needs systemd (LoadCredential=); else name a file"
-            )
-        return Path(folder) / (self.credential or "")
+from station.secret import SecretSource
 
 
-def refuse_open_files(path: Path, found: os.stat_result, what: str, *, guarded: bool = False) -> None:
-    """Refuse a secret's file that others may read.
+class PinSource(SecretSource):
+    """Where the PIN is. Only the token's child reads it."""
 
-    Raises:
-        FaultError: `Fault.CONFIG`.
-    """
-    if not stat.S_ISREG(found.st_mode):
-        raise FaultError(Fault.CONFIG, f"{what} should be in a plain file, which {path} is not")
-    if not guarded and (found.st_mode & 0o077 or found.st_uid not in {os.geteuid(), 0}):
-        raise FaultError(Fault.CONFIG, f"others may read {what}; next: chown and chmod 0600 {path}")
+    __slots__ = ()
+    what = "PIN"
 
 
 class PinLatch:

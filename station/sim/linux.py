@@ -1,0 +1,248 @@
+"""A Linux gateway's serial console: real ``login(1)``, shell and ``openssl`` in a chroot, on a pty.
+
+``python -m station.sim.linux LINK --serial SN ...``. The programs are busybox's and this machine's own; what stands
+around them is the pty under a link, kernel messages, a reboot that ends the session, and the power, which goes when
+stdin closes. A chroot and a login need root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+import tty
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+_BUSYBOX = "/bin/busybox"
+_FOLDERS = (
+    *("bin", "sbin", "dev", "etc", "tmp", "root", "run", "usr"),
+    *("proc/sys/kernel/random", "proc/device-tree", "sys/class/net/eth0"),
+)
+_TOOLS = ("openssl", "mosquitto_pub")
+_KERNEL = b"\r\n[%7d.123456] usb 1-1: new high-speed USB device number 7 using xhci_hcd\r\n"
+_BOOT = b"\r\n[    0.000000] Booting Linux on physical CPU 0x0\r\nStarting network: OK\r\n\x1b[0m\r\nGateway 2.1\r\n"
+_RESTART_S = 0.3
+PASSWORD = "correct-horse"  # noqa: S105 - a simulated gateway's
+_KNOWN = {
+    "kernel": "a kernel message into every 20th piece that the console says",
+    "no-reboot": "its reboot does nothing",
+    "forget": "what it was given is gone after a reboot",
+    "silent": "it says nothing at all",
+    "flood": "it never stops printing",
+    "read-only": "its folder cannot be written",
+    "flip": "its certificate reads back with one byte changed",
+}
+
+
+class _PowerOffError(Exception):
+    """The gateway was lifted."""
+
+
+def build(root: Path, names: dict[str, str]) -> None:
+    """A small Linux under ``root``, where there is none yet: busybox, openssl with its libraries, login, identity."""
+    if not (root / "bin" / "busybox").exists():
+        for name in _FOLDERS:
+            (root / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy2(_BUSYBOX, root / "bin" / "busybox")
+        for applet in subprocess.run([_BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split():
+            if applet not in {"busybox", "reboot"}:
+                (root / "bin" / applet).symlink_to("busybox")
+        for tool in _TOOLS:
+            _copy_program(root, tool)
+        for name, major_minor in (("null", (1, 3)), ("urandom", (1, 9)), ("random", (1, 8)), ("zero", (1, 5))):
+            os.mknod(root / "dev" / name, 0o020666, os.makedev(*major_minor))
+            (root / "dev" / name).chmod(0o666)
+        _accounts(root)
+        reboot = root / "sbin" / "reboot"
+        reboot.write_text("#!/bin/sh\n: >/run/reboot\nsleep 1\n")
+        reboot.chmod(0o755)
+    (root / "proc/device-tree/serial-number").write_text(names["serial"] + "\0")
+    (root / "sys/class/net/eth0/address").write_text(names["chip"] + "\n")
+    (root / "proc/device-tree/model").write_text(names["model"] + "\0")
+    (root / "etc/version").write_text(names["firmware"] + "\n")
+
+
+def _accounts(root: Path) -> None:
+    hashed = subprocess.run(
+        ["/usr/bin/openssl", "passwd", "-6", "-stdin"],
+        input=PASSWORD + "\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\n")
+    (root / "etc/shadow").write_text(f"root:{hashed}:19000:0:99999:7:::\n")
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
+    (root / "etc/profile").write_text("export PATH=/bin:/sbin\n")
+
+
+def _copy_program(root: Path, name: str) -> None:
+    """A program of this machine with the libraries that it names (ldd(1))."""
+    found = shutil.which(name)
+    if found is None:
+        return
+    shutil.copy2(found, root / "bin" / name)
+    listed = subprocess.run(["/usr/bin/ldd", found], capture_output=True, text=True, check=True).stdout
+    for library in re.findall(r"(/\S+\.so\S*)", listed):
+        to = root / library.lstrip("/")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if not to.exists():
+            shutil.copy2(library, to)
+
+
+class _Gateway:
+    """One gateway: its console behind a relay, its session under login."""
+
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self._asked, self._faults, self._root = asked, set(asked.fault), asked.store / "root"
+        self._outer, self._port = os.openpty()
+        tty.setraw(self._port)
+        self._pieces = 0
+
+    def live(self) -> None:
+        """Be plugged in until the power goes."""
+        asked, link = self._asked, self._asked.link
+        build(self._root, {"serial": asked.serial, "chip": asked.chip, "model": asked.model, "firmware": asked.fw})
+        new = link.with_name(f".#{link.name}.{os.getpid()}")
+        new.symlink_to(os.ttyname(self._port))
+        new.replace(link)
+        self._boot()
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        try:
+            while True:
+                self._relay()
+                if self._session.poll() is not None:
+                    self._end_session()
+                    self._log_in()
+                elif (self._root / "run/reboot").exists():
+                    self._reboot()
+        finally:
+            self._end_session()
+            if link.is_symlink() and str(link.readlink()) == os.ttyname(self._port):
+                link.unlink()
+
+    def _boot(self) -> None:
+        (self._root / "run/reboot").unlink(missing_ok=True)
+        (self._root / "proc/sys/kernel/random/boot_id").write_text(f"{uuid.uuid4()}\n")
+        if "read-only" in self._faults:
+            # Root writes through modes: a file where the folder should be refuses even root.
+            (self._root / "etc/aws-iot").write_text("")
+        self._log_in()
+
+    def _log_in(self) -> None:
+        """As getty: a session of its own with the console as its terminal, and login in it."""
+        self._inner, console = os.openpty()
+        name = os.ttyname(console)
+
+        def own_terminal() -> None:
+            os.setsid()
+            fcntl.ioctl(os.open(name, os.O_RDWR), termios.TIOCSCTTY, 0)
+
+        self._session = subprocess.Popen(
+            ["/usr/sbin/chroot", str(self._root), "/bin/login"],
+            stdin=console,
+            stdout=console,
+            stderr=console,
+            env={"PATH": "/bin:/sbin", "TERM": "linux"},
+            preexec_fn=own_terminal,  # noqa: PLW1509 - one thread
+        )
+        os.close(console)
+
+    def _end_session(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._session.pid, signal.SIGKILL)
+        self._session.wait()
+        os.close(self._inner)
+
+    def _reboot(self) -> None:
+        if "no-reboot" in self._faults:
+            (self._root / "run/reboot").unlink()
+            return
+        self._end_session()
+        if "forget" in self._faults:
+            shutil.rmtree(self._root / "etc/aws-iot", ignore_errors=True)
+        if "flip" in self._faults:
+            file = self._root / "etc/aws-iot/cert.pem"
+            text = bytearray(file.read_bytes())
+            text[100] = ord("A") if text[100] != ord("A") else ord("B")
+            file.write_bytes(bytes(text))
+        time.sleep(_RESTART_S)
+        self._say(_BOOT)
+        self._boot()
+
+    def _relay(self) -> None:
+        power = sys.stdin.fileno()
+        ready = select.select([power, self._outer, self._inner], [], [], 0.05)[0]
+        if power in ready and not os.read(power, 4096):
+            raise _PowerOffError
+        if "flood" in self._faults:
+            self._say(b"\xff" * 4096)
+            return
+        if self._outer in ready:
+            self._pass(os.read(self._outer, 512), self._inner)
+        if self._inner in ready:
+            try:
+                piece = os.read(self._inner, 512)
+            except OSError:  # the session has ended
+                return
+            self._pieces += 1
+            if "kernel" in self._faults and self._pieces % 20 == 0:
+                half = len(piece) // 2
+                piece = piece[:half] + _KERNEL % self._pieces + piece[half:]
+            self._say(piece)
+
+    def _say(self, piece: bytes) -> None:
+        if "silent" not in self._faults and select.select([], [self._outer], [], 0.5)[1]:
+            self._pass(piece, self._outer)
+
+    def _pass(self, piece: bytes, to: int) -> None:
+        if self._asked.baud_bytes:
+            time.sleep(len(piece) / self._asked.baud_bytes)
+        while piece:
+            piece = piece[os.write(to, piece) :]
+
+
+def _power_off(_signal: int, _frame: FrameType | None) -> None:
+    raise _PowerOffError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Be a gateway until the power goes."""
+    faults = "\n".join(f"  {name:12}{text}" for name, text in _KNOWN.items())
+    parser = argparse.ArgumentParser(
+        "station.sim.linux",
+        description="A Linux gateway's serial console: login, shell and openssl in a chroot.",
+        epilog=f"faults:\n{faults}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("link", type=Path, help="the path at which the gateway's port appears")
+    for name in ("serial", "chip", "model"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--fw", default="1.0.0")
+    parser.add_argument("--store", type=Path, required=True, help="the folder that holds its disk")
+    parser.add_argument("--baud-bytes", type=int, default=0, help="bytes a second each way; 11520 is 115200 baud")
+    parser.add_argument("--fault", action="append", default=[], choices=sorted(_KNOWN))
+    asked = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _power_off)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(_PowerOffError):
+        _Gateway(asked).live()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
