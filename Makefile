@@ -37,6 +37,7 @@ bench: setup-dev
 	$(BIN)/python tests/bench.py
 	$(BIN)/python tests/bench_ledger.py
 	$(BIN)/python tests/bench_jig.py
+	$(BIN)/python tests/bench_report.py
 
 docs: setup-dev
 	$(BIN)/python -m station.config

@@ -8,8 +8,10 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from ledgers import MakeLedger
 from month import OrderFact, RunFact, put
 
@@ -280,3 +282,26 @@ def test_a_simulated_station_has_no_yield(make_ledger: MakeLedger, tmp_path: Pat
     report = made(ledger, tmp_path, "html")
     assert report.sentence == "1 runs ended, and none of them counts."
     assert report.figures.runs.simulated == 1
+
+
+def test_every_query_of_a_report_begins_at_an_index(full: SqliteLedger, tmp_path: Path) -> None:
+    """Not one reads a table that grows with the history from end to end; what does would make a day cost a year."""
+    asked: list[tuple[str, Any]] = []
+    with full.store.read() as connection:
+        engine = connection.engine
+        sa.event.listen(engine, "before_cursor_execute", lambda *a: asked.append((a[2], a[3])))
+        made(full, tmp_path, "csv", "json", "openhtf")
+        plans = [
+            (sql, row[3])
+            for sql, values in list(asked)
+            if sql.startswith("SELECT")
+            for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)
+        ]
+    grow = ("runs", "tally", "steps", "closures", "identified", "admissions", "certificates", "issued", "uses")
+    scans = [
+        (plan, sql)
+        for sql, plan in plans
+        if re.match(rf"SCAN ({'|'.join((*grow, 'earlier', 'later', 'passing'))})\b", plan)
+    ]
+    assert len(plans) > 100
+    assert scans == []
