@@ -81,11 +81,12 @@ def _authority_key(certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier
     try:
         ski = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
-        return x509.AuthorityKeyIdentifier.from_issuer_public_key(_issuing_key(certificate))
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuing_key(certificate))
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski)
 
 
-def _issuing_key(certificate: x509.Certificate) -> PublicKey:
+def issuing_key(certificate: x509.Certificate) -> PublicKey:
+    """The CA's public key. Raises `Fault.CA_NOT_CA` where it is of a kind that no CA here has."""
     key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
         raise FaultError(Fault.CA_NOT_CA, f"the CA certificate holds a {type(key).__name__}; EC or RSA is right")

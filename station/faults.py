@@ -134,6 +134,7 @@ class Fault(Enum):
     NO_SLOT = "S610"
     SLOT_STATE = "S611"
     SEAL_INVALID = "S620"
+    HANDOVER = "S621"
     LEDGER_CHANGED = "S630"
     ANCHOR_INVALID = "S631"
     RESTORE_REFUSED = "S632"

@@ -74,7 +74,13 @@ def perform(act: AnyAct, file: Path, people: People) -> bool:
     journal.begin()
     journal.sitting(people.by, people.witnesses)
     session = Session(journal, people, file)
-    if not _ACTS[act.act].perform(act, session):
+    try:
+        complete = _ACTS[act.act].perform(act, session)
+    except FaultError:
+        if not journal.committed:
+            journal.forget()  # a corrected file begins anew
+        raise
+    if not complete:
         return False
     _close(act, session, act.act)
     journal.add(done=now())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from cryptography import x509
 
-from station.ca import CertificateAuthority, load_ca_certificate
+from station.ca import CertificateAuthority, issuing_key, load_ca_certificate
 from station.ceremony import lint
 from station.ceremony.root import to_pem
-from station.ceremony.session import Session, own_key, own_public, pin_source, signers_of
+from station.ceremony.session import Session, own_key, pin_source, signers_of
 from station.config.acts import ImportAct
 from station.config.guards import REHEARSAL
 from station.faults import Fault, FaultError
@@ -32,21 +32,16 @@ def perform(act: ImportAct, session: Session) -> bool:
     pem = journal.keep("certificate", lambda: to_pem(certificate))
     if pem != to_pem(certificate):
         raise FaultError(Fault.CEREMONY, f"{act.source.certificate} is another certificate than when the act began")
+    public = issuing_key(certificate)
     passphrase = pin_source(act.source.passphrase) if act.source.passphrase else None
-    key = own_key(act, session, lambda maker: maker.take_in(act.source.key, passphrase, again=True))
+    key = own_key(act, session, lambda maker: maker.take_in(public, act.source.key, passphrase, again=True))
     session.step("key", f"the key is in the token: {key}")
 
-    public = own_public(session)
-    if public != certificate.public_key():
-        raise FaultError(
-            Fault.CA_MISMATCH,
-            f"{act.source.key} is not the key of {act.source.certificate}; it is in the token as {key}: delete it"
-            " there, then perform a corrected file",
-        )
-    with signers_of(act, key) as signers:
-        journal.add(token=signers.describe())
-        CertificateAuthority(certificate, token_key(public, signers)).prove()
-    session.step("proof", "the token signed, and the CA certificate verifies it")
+    if not journal.stepped("proof"):
+        with signers_of(act, key) as signers:
+            journal.add(token=signers.describe())
+            CertificateAuthority(certificate, token_key(public, signers)).prove()
+        session.step("proof", "the token signed, and the CA certificate verifies it")
     _look_over(session, certificate)
     session.evidence["certificates"] = {"ca": pem}
     session.evidence["key_origin"] = "imported"
@@ -81,7 +76,7 @@ def _look_over(session: Session, certificate: x509.Certificate) -> None:
 
 def _ask_destroyed(act: ImportAct, session: Session) -> None:
     """What the operator says about the file is on record once, whatever it is."""
-    if any(step["name"] == "file" for step in session.journal.facts["steps"]):
+    if session.journal.stepped("file"):
         return
     sworn = session.people.confirm(f"Type destroyed when {act.source.key} and every copy of it are: ")
     if sworn and act.source.key.exists():

@@ -26,7 +26,7 @@ from station.faults import Fault, FaultError
 from station.hsm.keys import token_key
 from station.hsm.signers import Signers
 from station.hsm.uri import KeyUri
-from station.model import KeyType, serial_text
+from station.model import KeyType, PrivateKey, serial_text
 
 
 def plan(act: IssuingAct) -> list[str]:
@@ -56,6 +56,18 @@ def perform(act: IssuingAct, session: Session) -> bool:
         _try_out(act, act.root, root, session)
     key = own_key(act, session, lambda maker: maker.generate(act.key_type, again=True))
     session.step("key", f"the key is in the token: {key}")
+    if not journal.stepped("certificate") and not _certified(act, key, root, session):
+        return False
+    pem = journal.kept("certificate")
+    session.evidence["certificates"] = {"ca": pem, "root": to_pem(root)}
+    journal.write_output("certificate", pem)
+    session.step("written", f"the CA certificate is written: {act.outputs.certificate}")
+    return True
+
+
+def _certified(act: IssuingAct, key: KeyUri, root: x509.Certificate, session: Session) -> bool:
+    """The certificate is kept in the journal; False where it has still to come from the root's owner."""
+    journal = session.journal
     with signers_of(act, key) as signers:
         journal.add(token=signers.describe())
         private = token_key(own_public(session), signers)
@@ -64,21 +76,21 @@ def perform(act: IssuingAct, session: Session) -> bool:
             pem = journal.keep("certificate", lambda: _sign(act, by, root, session))
         else:
             issued = act.root.issued
-            request = authority_request(private, _name(act), act.path_length)
-            journal.write_output("csr", journal.keep("csr", lambda: request.public_bytes(Encoding.PEM).decode()))
+            request = journal.keep("csr", lambda: _request(act, private))
+            journal.write_output("csr", request)
             session.step("csr", f"the CSR is written: {act.outputs.csr}; bring it to the root's owner")
             if not issued.exists():
                 session.say(f"it waits for the certificate at {issued}; perform this file again then")
                 return False
             pem = journal.keep("certificate", lambda: _issued(act, issued, root, session))
         certificate = x509.load_pem_x509_certificate(pem.encode())
-        lint.refuse(certificate, root, lint.Kind.ISSUING)
         CertificateAuthority(certificate, private).prove()
     session.step("certificate", "the certificate is the key's and the root's, and without a finding")
-    session.evidence["certificates"] = {"ca": pem, "root": to_pem(root)}
-    journal.write_output("certificate", pem)
-    session.step("written", f"the CA certificate is written: {act.outputs.certificate}")
     return True
+
+
+def _request(act: IssuingAct, key: PrivateKey) -> str:
+    return authority_request(key, _name(act), act.path_length).public_bytes(Encoding.PEM).decode()
 
 
 def _name(act: IssuingAct) -> x509.Name:
@@ -129,6 +141,7 @@ def _sign(act: IssuingAct, by: ByKey, root: x509.Certificate, session: Session) 
             number=int(facts["number"], 16),
             not_before=datetime.fromisoformat(facts["not_before"]),
         )
+    lint.refuse(made, root, lint.Kind.ISSUING)
     return to_pem(made)
 
 
@@ -151,4 +164,5 @@ def _issued(act: IssuingAct, path: Path, root: x509.Certificate, session: Sessio
         problems.append(f"has the path length {length}; {act.path_length} was asked for")
     if problems:
         raise FaultError(Fault.CA_MISMATCH, f"{path} {'; '.join(problems)}")
+    lint.refuse(made, root, lint.Kind.ISSUING)
     return to_pem(made)

@@ -42,6 +42,12 @@ class Journal:
         """Whether the act is complete."""
         return "done" in self.facts
 
+    @property
+    def committed(self) -> bool:
+        """Whether something may be in the world that only this journal knows of: key, output, or AWS IoT's record."""
+        outputs = any(name.startswith("output ") for name in self.facts.get("kept", {}))
+        return outputs or bool({"key_wanted", "known_before", "switching"} & self.facts.keys())
+
     def begin(self) -> None:
         """Open the journal; one that is open stays as it is."""
         if not self.facts:
@@ -55,7 +61,7 @@ class Journal:
 
     def step(self, name: str, text: str) -> bool:
         """Note that a step is done, with its result; returns whether it is new."""
-        if any(step["name"] == name for step in self.facts["steps"]):
+        if self.stepped(name):
             return False
         self._save({**self.facts, "steps": [*self.facts["steps"], {"name": name, "result": text, "at": now()}]})
         return True
@@ -72,6 +78,14 @@ class Journal:
             self._save({**self.facts, "kept": {**self.facts["kept"], name: made}})
         return str(self.facts["kept"][name])
 
+    def kept(self, name: str) -> str:
+        """What was made under this name, or nothing yet."""
+        return str(self.facts["kept"].get(name, ""))
+
+    def stepped(self, name: str) -> bool:
+        """Whether the step is done."""
+        return any(step["name"] == name for step in self.facts["steps"])
+
     def write_output(self, name: str, content: str) -> None:
         """Note what the output will be, then write it whole and synced."""
         self.keep(f"output {name}", lambda: hashlib.sha256(content.encode()).hexdigest())
@@ -87,6 +101,7 @@ class Journal:
     def forget(self) -> None:
         """Undo `begin` where nothing came of it."""
         self._path.unlink(missing_ok=True)
+        self.facts = {}
 
     def put_aside(self) -> None:
         """After an undo: the outputs go, the journal stays under another name, and the act may be performed anew."""

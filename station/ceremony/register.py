@@ -22,6 +22,7 @@ from station.hsm.keys import token_key
 from station.hsm.uri import KeyUri
 from station.model import KeyType, PrivateKey, certificate_id
 
+_REFUSED = frozenset({Fault.CA_NOT_CA, Fault.CA_SUBJECT_FULL, Fault.REGISTRATION_REFUSED})
 _MAX_TEMPLATE = 10_240  # RegisterCACertificate: templateBody
 
 
@@ -47,6 +48,17 @@ def perform(act: RegisterAct, session: Session) -> bool:
     journal = session.journal
     certificate = load_ca_certificate(act.certificate)
     _refuse_mixing(act, certificate)
+    session.evidence["certificates"] = {"ca": to_pem(certificate)}
+    if not journal.kept("registration"):
+        _register(act, certificate, session)
+    session.evidence["aws"] = journal.facts["aws"]
+    journal.write_output("registration", journal.kept("registration"))
+    session.step("written", f"what the station needs to know is written: {act.outputs.registration}")
+    return True
+
+
+def _register(act: RegisterAct, certificate: x509.Certificate, session: Session) -> None:
+    journal = session.journal
     template = _template(act.template) if act.template else None
     registry = CaRegistry(act.region, api_url=act.simulator.api_url if act.simulator else None)
     endpoint = registry.data_endpoint()
@@ -63,17 +75,19 @@ def perform(act: RegisterAct, session: Session) -> bool:
         CertificateAuthority(certificate, key).prove()
         session.step("proof", "the token signed, and the CA certificate verifies it")
         verification = _verification(registry, certificate, key, session) if act.mode == "DEFAULT" else None
-    if not any(step["name"] == "registered" for step in journal.facts["steps"]):
+    if not journal.stepped("registered"):
         before = registry.describe_ca(certificate_id(certificate))
         journal.add(known_before=asdict(before) if before else None)
-    found = registry.register_ca(to_pem(certificate), verification, act.tags, template)
+    try:
+        found = registry.register_ca(to_pem(certificate), verification, act.tags, template)
+    except FaultError as error:
+        if error.fault in _REFUSED:
+            journal.forget()  # AWS IoT took nothing: a corrected file begins anew
+        raise
     _refuse_half(found)
     session.step("registered", f"the CA is registered: {found}")
-    journal.write_output("registration", journal.keep("registration", lambda: _text(act, found, endpoint)))
-    session.evidence["certificates"] = {"ca": to_pem(certificate)}
-    session.evidence["aws"] = {**asdict(found), "region": act.region, "endpoint": endpoint}
-    session.step("written", f"what the station needs to know is written: {act.outputs.registration}")
-    return True
+    journal.add(aws={**asdict(found), "region": act.region, "endpoint": endpoint})
+    journal.keep("registration", lambda: _text(act, found, endpoint))
 
 
 def undo(act: RegisterAct, session: Session) -> None:

@@ -37,10 +37,12 @@ def perform(act: RootAct, session: Session) -> bool:
     key = own_key(act, session, lambda maker: maker.generate(act.key_type, again=True))
     session.step("key", f"the key is in the token: {key}")
 
-    public = own_public(session)
-    with signers_of(act, key) as signers:
-        journal.add(token=signers.describe())
-        pem = journal.keep("certificate", lambda: to_pem(_certify(act, session, token_key(public, signers))))
+    if not journal.kept("certificate"):
+        with signers_of(act, key) as signers:
+            journal.add(token=signers.describe())
+            own = token_key(own_public(session), signers)
+            journal.keep("certificate", lambda: to_pem(_certify(act, session, own)))
+    pem = journal.kept("certificate")
     certificate = x509.load_pem_x509_certificate(pem.encode())
     lint.refuse(certificate, certificate, lint.Kind.ROOT)
     session.step("certificate", "the CA certificate is signed by its own key and is without a finding")

@@ -78,10 +78,11 @@ def _put_out(act: RotateAct | RetireAct, registration: Registration, session: Se
     registry = _registry(registration, act.simulator)
     name = registration.ca_certificate_id
     session.evidence["aws"] = {"region": registration.region, "id": name, "endpoint": registration.endpoint}
-    if not any(step["name"] == "out" for step in session.journal.facts["steps"]):
+    if not session.journal.stepped("out"):
         _known(registry, registration)
         if act.ledgers and not _nothing_waits(act.ledgers, registration, registry, session):
             return False
+        session.journal.add(switching=name)
         registry.switch_ca(name, on=False)
         session.step("out", f"out of service: {_known(registry, registration)}")
     return True

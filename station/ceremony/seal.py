@@ -23,11 +23,12 @@ def perform(act: SealAct, session: Session) -> bool:
     key = own_key(act, session, lambda maker: maker.generate(act.key_type, again=True))
     session.step("key", f"the seal's key is in the token: {key}")
     public = journal.facts["public_key"]
-    with signers_of(act, key) as signers:
-        journal.add(token=signers.describe())
-    with seal_of(act, key, public) as seal:
-        verify(public.encode(), b"trial", seal.sign(b"trial"))
-    session.step("trial", f"it signs, and its public half verifies that: seal {seal.id}")
+    if not journal.stepped("trial"):
+        with signers_of(act, key) as signers:
+            journal.add(token=signers.describe())
+        with seal_of(act, key, public) as seal:
+            verify(public.encode(), b"trial", seal.sign(b"trial"))
+            session.step("trial", f"it signs, and its public half verifies that: seal {seal.id}")
     journal.write_output("public", public)
     session.step("written", f"the seal's public key is written: {act.outputs.public}")
     return True

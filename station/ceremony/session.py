@@ -87,11 +87,14 @@ def own_key(act: TokenAct, session: Session, make: Callable[[KeyMaker], PublicKe
     with KeyMaker(key, pin_source(act.pin), latch_of(act)) as maker:
         if "key_wanted" not in journal.facts:
             if maker.named_alike():
-                if not journal.facts["steps"]:
-                    journal.forget()
                 raise FaultError(Fault.CEREMONY, f"the token holds a key of this name already: {act.key}")
             journal.add(key_wanted=key_id, uri=str(key))
-        journal.add(public_key=public_pem(make(maker)))
+        try:
+            journal.add(public_key=public_pem(make(maker)))
+        except FaultError:
+            if not maker.named_alike():
+                journal.forget()  # nothing came of it: a corrected file begins anew
+            raise
     return key
 
 

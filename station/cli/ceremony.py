@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from station.ceremony import People
 
 _WAITS = 4
+_ROOTS = Path(__file__).parent.parent.parent / "config" / "amazon-roots.pem"
 
 _EXAMPLES = """\
 examples:
@@ -43,6 +44,43 @@ def add_to(commands: Commands) -> None:
     act.add_argument("--witness", action="append", default=[], help="who watches, for the minutes; repeat it")
     act.add_argument("--seal", type=Path, help="the public key by which to verify minutes (default: the station's)")
     with_by(act)
+
+    give = command(commands, "handover", _handover, "write what a line needs into a new folder; never a private key")
+    give.add_argument("folder", type=Path)
+    give.add_argument("--registration", type=Path, required=True, help="what the act register wrote")
+    give.add_argument("--ca", type=Path, required=True, help="the CA certificate")
+    give.add_argument("--products", type=Path, nargs="+", required=True, help="product files")
+    give.add_argument("--activation", choices=("station", "provider"), default="station", help="who sets ACTIVE")
+    give.add_argument("--policy", help="the policy that the station attaches (with --activation station)")
+    give.add_argument("--roots", type=Path, default=_ROOTS, help="server roots (default: Amazon's, as shipped)")
+    give.add_argument("--port", type=int, default=8883, help="8883, or 443 with ALPN")
+    with_by(give)
+
+    take = command(commands, "adopt", _adopt, "prove a hand-over and configure this station from it")
+    take.add_argument("folder", type=Path)
+
+
+def _handover(arguments: argparse.Namespace) -> None:
+    from station.ceremony import handover
+
+    said = handover.facts(arguments.by, activation=arguments.activation, policy=arguments.policy, port=arguments.port)
+    for name in handover.make(
+        arguments.folder,
+        said,
+        registration=arguments.registration,
+        certificate=arguments.ca,
+        roots=arguments.roots,
+        products=arguments.products,
+    ):
+        print(f"  {name}")
+    print(f"the hand-over is whole: {arguments.folder}; to look at it again: cd there, sha256sum -c SHA256SUMS")
+
+
+def _adopt(arguments: argparse.Namespace) -> None:
+    from station.ceremony.adopt import adopt
+
+    adopt(arguments.folder, arguments.config, lambda line: print(line, flush=True))
+    print("next: station config check, then station doctor")
 
 
 def _ceremony(arguments: argparse.Namespace) -> int:

@@ -61,9 +61,13 @@ def objects(key: FoundKey) -> tuple[dict[Attribute, Any], dict[Attribute, Any]]:
     secret = key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())
     public = key.public_key()
     if isinstance(public, ec.EllipticCurvePublicKey):
-        spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        point = p11_ec.decode_ec_public_key(spki)
+        point = p11_ec.decode_ec_public_key(public_der(key))
         return {**point, Attribute.VERIFY: True}, p11_ec.decode_ec_private_key(secret)
     pkcs1 = public.public_bytes(Encoding.DER, PublicFormat.PKCS1)
     verifying = {Attribute.ENCRYPT: False, Attribute.WRAP: False, Attribute.VERIFY: True}
     return {**p11_rsa.decode_rsa_public_key(pkcs1), **verifying}, p11_rsa.decode_rsa_private_key(secret)
+
+
+def public_der(key: FoundKey) -> bytes:
+    """Its public half, by which it is known."""
+    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from station.faults import Fault, FaultError
 from station.hsm.frames import Broken, Late, receive, send
@@ -202,14 +202,16 @@ class KeyMaker:
         order = {"do": "generate", "key_type": key_type.value, "again": again}
         return _public(self._child.ask(order, self._deadline)["public"])
 
-    def take_in(self, file: Path, passphrase: PinSource | None, *, again: bool = False) -> PublicKey:
+    def take_in(self, public: PublicKey, file: Path, passphrase: PinSource | None, *, again: bool = False) -> PublicKey:
         """Take the key of a PEM file into the token; the file is read by the token's child alone. As `generate`.
 
         Raises:
-            FaultError: `Fault.KEY_FILE` where the file holds no key for a token, or its passphrase is wrong.
+            FaultError: `Fault.KEY_FILE` where the file holds no key for a token, or its passphrase is wrong;
+                `Fault.CA_MISMATCH` where it is not the private half of ``public``. The token is as it was then.
         """
         order = {
             "do": "import",
+            "public": public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo).hex(),
             "key_file": str(file),
             "passphrase_credential": passphrase.credential if passphrase else None,
             "passphrase_file": str(passphrase.file) if passphrase and passphrase.file else None,

@@ -305,7 +305,10 @@ def _key_in_file(order: dict[str, Any]) -> FoundKey:
     from station.hsm import key_file  # noqa: PLC0415 - as above
 
     wanted = order["passphrase_file"] or order["passphrase_credential"]
-    return key_file.read(Path(order["key_file"]), _source(order, "passphrase") if wanted else None)
+    key = key_file.read(Path(order["key_file"]), _source(order, "passphrase") if wanted else None)
+    if key_file.public_der(key).hex() != order["public"]:
+        raise FaultError(Fault.CA_MISMATCH, f"{order['key_file']} is not the key of the certificate beside it")
+    return key
 
 
 def _opened(order: dict[str, Any]) -> Token:

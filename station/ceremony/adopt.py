@@ -1,0 +1,110 @@
+"""A station adopts a hand-over: first it is proved that token, certificate and registration belong together.
+
+Only then are files written, and the settings last and whole. Everything that is the station's own (slots, token, names,
+comments) stays as it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from station.aws import CaRegistry
+from station.ca import CertificateAuthority
+from station.ceremony.handover import HandOver, read
+from station.ceremony.journal import Say, write_whole
+from station.ceremony.root import to_pem
+from station.ceremony.session import pin_source
+from station.config import load
+from station.config.sections import read_token, with_sections
+from station.config.tokens import Hsm
+from station.faults import Fault, FaultError
+from station.hsm.keys import token_key
+from station.hsm.signers import Signers
+from station.hsm.uri import KeyUri
+
+
+def adopt(folder: Path, config: Path, say: Say) -> None:
+    """Configure the station of ``config`` from a hand-over; may be repeated.
+
+    Args:
+        folder: the hand-over.
+        config: the station's settings; `ca` and `aws` in them are written anew, the old file is kept beside as .before.
+        say: hears each thing proved and done.
+
+    Raises:
+        FaultError: `Fault.HANDOVER`, `Fault.CONFIG`, `Fault.CA_MISMATCH`, `Fault.WRONG_ACCOUNT`,
+            `Fault.CA_UNKNOWN_HERE`, `Fault.CA_NOT_ACCEPTING`; any C or N fault. Nothing is changed then.
+    """
+    given = read(folder)
+    say(f"  the hand-over is whole: {len(given.files)} files, made {given.facts.made_at} by {given.facts.made_by}")
+    _prove_token(given, *read_token(config))
+    say("  the token's key is that of the CA certificate: it signed, and the certificate verifies it")
+    _prove_registration(given)
+    say(f"  AWS IoT knows the CA in {given.registration.region}: ACTIVE, auto-registration on")
+    text, files = _settings(given, config), _files(given, config)
+    for path, content in files.items():
+        if path.exists() and path.read_bytes() != content:
+            raise FaultError(Fault.HANDOVER, f"{path} is there with another content; put it aside, then adopt again")
+    for path, content in files.items():
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            write_whole(path, content, 0o644)
+    fresh = config.with_name(f".{config.stem}-adopting.yaml")
+    write_whole(fresh, text.encode(), 0o640)
+    load(fresh)  # the whole, as the daemon will read it
+    if config.read_text(encoding="utf-8") != text:
+        write_whole(config.with_name(f"{config.name}.before"), config.read_bytes(), 0o640)
+    fresh.replace(config)
+    say(f"  the settings are written: {config}; the former ones are beside, as {config.name}.before")
+
+
+def _prove_token(given: HandOver, hsm: Hsm, state: Path) -> None:
+    with Signers(KeyUri.parse(hsm.key), pin_source(hsm.pin), state / "pin-latch", processes=1) as signers:
+        key = token_key(given.certificate.public_key(), signers)
+        CertificateAuthority(given.certificate, key).prove()
+
+
+def _prove_registration(given: HandOver) -> None:
+    told = given.registration
+    registry = CaRegistry(told.region, api_url=told.simulator)
+    endpoint = registry.data_endpoint()
+    if endpoint != told.endpoint:
+        raise FaultError(
+            Fault.WRONG_ACCOUNT, f"these AWS credentials lead to {endpoint}, the hand-over is for {told.endpoint}"
+        )
+    found = registry.describe_ca(told.ca_certificate_id)
+    if found is None:
+        text = f"CA {told.ca_certificate_id} is not registered in this account and region"
+        raise FaultError(Fault.CA_UNKNOWN_HERE, text)
+    if (found.status, found.auto_registration) != ("ACTIVE", "ENABLE"):
+        raise FaultError(Fault.CA_NOT_ACCEPTING, str(found))
+
+
+def _named(given: HandOver) -> tuple[str, str]:
+    """File names that no other CA's files have: an adoption of a new CA leaves the old one's where they are."""
+    short = given.registration.ca_certificate_id[:12]
+    return f"ca-{short}.pem", f"server-roots-{short}.pem"
+
+
+def _settings(given: HandOver, config: Path) -> str:
+    told, said = given.registration, given.facts
+    ca, roots = _named(given)
+    activation: dict[str, Any] = {"by": said.activation, **({"policy": said.policy} if said.policy else {})}
+    aws: dict[str, Any] = {
+        "region": told.region,
+        "endpoint": told.endpoint,
+        "port": said.port,
+        "ca_certificate_id": told.ca_certificate_id,
+        "server_roots": roots,
+        "activation": activation,
+    }
+    if told.simulator:
+        aws["simulator"] = {"api_url": told.simulator}
+    return with_sections(config, {"certificate": ca}, aws)
+
+
+def _files(given: HandOver, config: Path) -> dict[Path, bytes]:
+    ca, roots = _named(given)
+    files = {config.parent / ca: to_pem(given.certificate).encode(), config.parent / roots: given.server_roots}
+    return files | {config.parent / "products" / name: content for name, content in given.products.items()}

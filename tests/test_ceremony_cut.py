@@ -1,0 +1,109 @@
+"""Killed with SIGKILL after each step of each act and performed again: the same end, one key, one registration."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cutting import cut_after, cut_everywhere
+from desk import Desk
+from test_ceremony import old_ca, openssl
+
+from station.ceremony import minutes
+from station.hsm.signers import find_public_key
+from station.hsm.uri import KeyUri
+from station.ledger import ceremonies_on_record
+
+
+def acts_on_record(desk: Desk) -> list[str]:
+    return [row.act for row in ceremonies_on_record(desk.folder / "state/ledger.sqlite", simulated=True)]
+
+
+def complete(desk: Desk, file: Path) -> None:
+    code, goes = cut_everywhere(file)
+    assert code == 0
+    assert goes > 5
+    assert desk.go_on(file), "and complete it stays"
+    assert desk.said[-1].startswith("this act is complete")
+
+
+def cas_of(desk: Desk, subject: x509.Name) -> int:
+    api = desk.cloud.boto()
+    try:
+        listed = api.list_ca_certificates(pageSize=250)["certificates"]
+        found = [api.describe_ca_certificate(certificateId=one["certificateId"]) for one in listed]
+    finally:
+        api.close()
+    pems = [one["certificateDescription"]["certificatePem"].encode() for one in found]
+    return sum(x509.load_pem_x509_certificate(pem).subject == subject for pem in pems)
+
+
+def test_root_then_register(desk: Desk) -> None:
+    complete(desk, desk.write("root"))
+    assert desk.ca().public_key() == desk.public_key()  # one pair of this name, or this raises
+    complete(desk, desk.write("register", tags={"line": "1"}))
+    assert desk.described() == ("ACTIVE", "ENABLE")
+    assert cas_of(desk, desk.ca().subject) == 1
+    assert acts_on_record(desk) == ["root", "register"]
+
+
+def test_seal(desk: Desk) -> None:
+    complete(desk, desk.write("seal"))
+    public = (desk.folder / "seal.pem").read_bytes()
+    assert find_public_key(KeyUri.parse(desk.uri("station-seal")), desk.token.pin, desk.token.latch)
+    minutes.verify(desk.folder / "minutes-seal.md", public, desk.said.append)
+    assert acts_on_record(desk) == ["seal"]
+
+
+def test_import(desk: Desk) -> None:
+    old_ca(desk)
+    complete(desk, desk.write("import"))
+    assert desk.ca().public_key() == desk.public_key()
+    assert acts_on_record(desk) == ["import"]
+
+
+def test_issuing_by_csr(desk: Desk) -> None:
+    old_ca(desk, conf="basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign")
+    (desk.folder / "provider-ca.pem").rename(desk.folder / "root.pem")
+    file = desk.write("issuing")
+    assert cut_everywhere(file)[0] == 4
+    (desk.folder / "ext").write_text(
+        "basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign,cRLSign\n"
+        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+    )
+    by = ["-CA", "root.pem", "-CAkey", "provider-key.pem", "-CAcreateserial", "-days", "90", "-extfile", "ext"]
+    openssl(desk.folder, "x509", "-req", "-in", "ca.csr", *by, "-out", "issued.pem")
+    complete(desk, file)
+    assert desk.ca().public_key() == desk.public_key()
+
+
+@pytest.mark.parametrize("act", ["rotate", "retire"])
+def test_a_ca_goes_out_of_service(desk: Desk, act: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.perform("root")
+    desk.perform("register")
+    changes: dict[str, Any] = {}
+    if act == "rotate":
+        (desk.folder / "registration.json").rename(desk.folder / "old.json")
+        own = {"key": desk.uri("new-ca"), "outputs": {"certificate": "new.pem", "minutes": "minutes-new.md"}}
+        desk.perform("root", **own)
+        outputs = {"registration": "registration.json", "minutes": "minutes-new-register.md"}
+        desk.perform("register", certificate="new.pem", key=desk.uri("new-ca"), outputs=outputs)
+    complete(desk, desk.write(act, **changes))
+    old = "old.json" if act == "rotate" else "registration.json"
+    name = (desk.folder / old).read_text().split('"')[3]
+    assert desk.described(name) == ("INACTIVE", "DISABLE")
+
+
+def test_an_undo_that_was_killed_is_gone_on_with(desk: Desk) -> None:
+    desk.perform("root")
+    desk.perform("register")
+    name = desk.registration()["ca_certificate_id"]
+    file = desk.folder / "register.yaml"
+    assert cut_after(file, 0, undo=True) == -signal.SIGKILL
+    desk.undo("register")
+    assert cas_of(desk, desk.ca().subject) == 0
+    assert desk.perform("register")
+    assert desk.described(name) == ("ACTIVE", "ENABLE")

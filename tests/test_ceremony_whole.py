@@ -1,0 +1,225 @@
+"""From an empty token to the first PASS by the documented commands alone, seen by strangers: AWS's own CLI, openssl."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from desk import Desk, refusal
+from test_ceremony import old_ca, openssl
+
+from station.ceremony import handover
+from station.ceremony.adopt import adopt
+from station.cli import main
+from station.config.sections import with_sections
+from station.faults import Fault
+from station.sim.jig import SimJig
+from station.sim.line import Provider, Station, softhsm_module
+
+ROOT = Path(__file__).parent.parent
+POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "iot:*", "Resource": "*"}]}
+
+
+def aws(desk: Desk, *arguments: str) -> Any:
+    """The real AWS CLI, at the simulated cloud."""
+    program = [sys.executable, "-m", "awscli", "iot", *arguments, "--output", "json"]
+    at = ["--endpoint-url", desk.cloud.said["api_url"], "--region", desk.cloud.said["region"]]
+    done = subprocess.run([*program, *at], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def station_of(desk: Desk, products: Path) -> Station:
+    """A station that knows its own part alone: where its token and its slots are."""
+    nobody = {"ca_certificate_id": "0" * 64}
+    made = Station(
+        desk.folder / "station", Provider(desk.folder, desk.cloud.said, str(desk.key), nobody, dict(os.environ))
+    )
+    made.settings["hsm"]["pin"] = {"file": str(desk.token.pin.file)}
+    made.write_config()
+    shutil.move(made.folder / "products", products)
+    return made
+
+
+def handed_over(desk: Desk, products: Path, policy: str = "p") -> Path:
+    folder = desk.folder / "handover"
+    given = ["--registration", str(desk.folder / "registration.json"), "--ca", str(desk.folder / "ca.pem")]
+    at = ["--roots", str(desk.cloud.server_roots), "--port", str(desk.cloud.mqtt_port), "--policy", policy]
+    files = [str(file) for file in sorted(products.glob("*.yaml"))]
+    assert main(["handover", str(folder), *given, *at, "--products", *files, "--by", "Lan"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("way", ["root in mode DEFAULT", "root in mode SNI_ONLY", "import of the seed's CA"])
+def test_the_documented_commands_lead_to_a_first_pass(desk: Desk, way: str) -> None:
+    if way.startswith("import"):
+        old_ca(desk)
+        first = desk.write("import")
+    else:
+        first = desk.write("root", validity_days=3650)
+    mode = "SNI_ONLY" if "SNI_ONLY" in way else "DEFAULT"
+    acts = [str(first), str(desk.write("register", mode=mode))]
+    assert main(["ceremony", *acts, "--yes", "--by", "Lan", "--witness", "Minh"]) == 0
+    policy = f"station-{desk.organization[-8:]}"
+    api = desk.cloud.boto()
+    api.create_policy(policyName=policy, policyDocument=json.dumps(POLICY))
+    api.close()
+    products = desk.folder / "products"
+    station = station_of(desk, products)
+    folder = handed_over(desk, products, policy)
+    assert main(["--config", str(station.config), "adopt", str(folder)]) == 0
+    with SimJig(desk.folder / "boards") as jig:
+        station.start()
+        try:
+            station.order("WO-1", "console-board-key", 1)
+            jig.plug(station.port, serial="SN-1", chip="C-1", model="demo-board")
+            result = station.result()
+            assert result["outcome"] == "PASS", result
+            issued = station.control.unit("SN-1")[0]["certificates"][0]["certificate_id"]
+        finally:
+            station.kill()
+
+    name = desk.registration()["ca_certificate_id"]
+    about = aws(desk, "describe-ca-certificate", "--certificate-id", name)["certificateDescription"]
+    assert (about["status"], about["autoRegistrationStatus"], about["certificateMode"]) == ("ACTIVE", "ENABLE", mode)
+    listed = aws(desk, "list-certificates-by-ca", "--ca-certificate-id", name)["certificates"]
+    assert [one["certificateId"] for one in listed] == [issued]
+    unit = aws(desk, "describe-certificate", "--certificate-id", issued)["certificateDescription"]
+    assert (unit["status"], unit["caCertificateId"]) == ("ACTIVE", name)
+    (desk.folder / "unit.pem").write_text(unit["certificatePem"])
+    said = openssl(desk.folder, "verify", "-purpose", "sslclient", "-CAfile", "ca.pem", "unit.pem")
+    assert said == "unit.pem: OK\n"
+
+
+def test_a_rehearsal_plays_the_production_s_files_and_touches_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "environ", {**os.environ, "AWS_PROFILE": "production", "TMPDIR": str(tmp_path)})
+    shutil.copytree(ROOT / "config" / "ceremony", tmp_path / "ceremony")
+    acts = [str(tmp_path / "ceremony" / f"{name}.yaml") for name in ("seal", "issuing", "register", "retire")]
+    scratch = tmp_path / "scratch"
+    assert main(["ceremony", *acts, "--rehearse", "--scratch", str(scratch), "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("REHEARSAL of the act") == 4
+    assert "the root's owner, who is simulated" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ceremony", "scratch"]
+    assert {path.name for path in (tmp_path / "ceremony").iterdir()} == {
+        path.name for path in (ROOT / "config" / "ceremony").iterdir()
+    }
+    assert "REHEARSAL" in openssl(scratch / "files", "x509", "-in", "ca.pem", "-noout", "-subject")
+    assert main(["ceremony", acts[2], "--rehearse", "--scratch", str(tmp_path / "b"), "--yes"]) == 1
+
+
+def same(text: str, folder: str) -> list[str]:
+    """A transcript without what differs each time."""
+    text = text.replace(folder, "").replace(softhsm_module(), "...")
+    return [re.sub(r"[0-9a-f]{64}|id=(%[0-9A-F]{2})+", "ID", line) for line in text.strip().splitlines()]
+
+
+def test_the_documented_transcript_is_what_a_rehearsal_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    acts = [str(ROOT / "config" / "ceremony" / f"{name}.yaml") for name in ("seal", "root", "register")]
+    scratch = tmp_path / "r"
+    assert main(["ceremony", *acts, "--rehearse", "--scratch", str(scratch), "--yes"]) == 0
+    block = (ROOT / "docs" / "ceremony.md").read_text().split("```")[1]
+    documented = block.split("--rehearse\n", 1)[1]
+    assert same(documented, "/tmp/rehearsal") == same(capsys.readouterr().out, str(scratch))
+
+
+def test_the_policies_allow_the_calls_that_the_code_makes_and_no_other() -> None:
+    allowed = {}
+    for name in ("ceremony", "station"):
+        statements = json.loads((ROOT / "config" / "aws" / f"{name}-policy.json").read_text())["Statement"]
+        actions = [one["Action"] if isinstance(one["Action"], list) else [one["Action"]] for one in statements]
+        allowed[name] = {action.removeprefix("iot:").lower() for group in actions for action in group} - {
+            "iam:passrole"
+        }
+    made = {
+        name: {call.replace("_", "") for call in re.findall(r'_calls\(\s*"([a-z_]+)"', (ROOT / path).read_text())}
+        for name, path in (("ceremony", "station/aws/authorities.py"), ("station", "station/aws/registry.py"))
+    }
+    assert allowed["ceremony"] == made["ceremony"] | {"describeendpoint"}
+    assert allowed["station"] <= made["station"]
+    assert "*" not in "".join(allowed["ceremony"] | allowed["station"])
+
+
+def test_a_hand_over_is_whole_or_refused(desk: Desk) -> None:
+    desk.perform("root")
+    desk.perform("register")
+    products = desk.folder / "products"
+    station = station_of(desk, products)
+    folder = handed_over(desk, products)
+    said = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=True)
+    assert said.stdout.count(": OK") == 6
+    before = station.config.read_text()
+
+    def tried() -> str:
+        return refusal(lambda: adopt(folder, station.config, desk.said.append), Fault.HANDOVER)
+
+    for name, change, says in (
+        ("ca.pem", b"x", "its checksum differs"),
+        ("handover.json", b"x", "its checksum differs"),
+        ("extra.txt", b"x", "holds what was not handed over"),
+    ):
+        file = folder / name
+        was = file.read_bytes() if file.exists() else None
+        file.write_bytes((was or b"") + change)
+        assert says in tried()
+        if was is None:
+            file.unlink()
+        else:
+            file.write_bytes(was)
+    assert station.config.read_text() == before
+    assert {path.name for path in station.folder.iterdir()} == {"jig", "state", "run", "station.yaml"}
+
+    secret = desk.folder / "products" / "secret.yaml"
+    secret.write_text((products / "console-board-key.yaml").read_text().replace("console-board-key", "secret"))
+    given = {"registration": desk.folder / "registration.json", "certificate": desk.folder / "ca.pem"}
+    facts = handover.facts("Lan", activation="provider", policy=None, port=8883)
+    pem = desk.folder / "roots.pem"
+    pem.write_text("-----BEGIN PRIVATE KEY-----\n")
+    assert "holds a private key" in refusal(
+        lambda: handover.make(desk.folder / "h2", facts, roots=pem, products=[secret], **given), Fault.HANDOVER
+    )
+    assert not (desk.folder / "h2").exists()
+    refusal(lambda: handover.facts("Lan", activation="provider", policy="p", port=8883), Fault.HANDOVER)
+
+
+def test_a_hand_over_of_another_ca_or_account_is_not_adopted(desk: Desk) -> None:
+    desk.perform("root")
+    desk.perform("register")
+    products = desk.folder / "products"
+    station = station_of(desk, products)
+    folder = handed_over(desk, products)
+    own = {"key": desk.uri("other-ca"), "outputs": {"certificate": "other.pem", "minutes": "other.md"}}
+    desk.perform("root", **own)
+    station.settings["hsm"]["key"] = desk.uri("other-ca")
+    station.write_config()
+    refusal(lambda: adopt(folder, station.config, desk.said.append), Fault.CA_MISMATCH)
+    station.settings["hsm"]["key"] = str(desk.key)
+    station.write_config()
+    desk.undo("register")
+    refusal(lambda: adopt(folder, station.config, desk.said.append), Fault.CA_UNKNOWN_HERE)
+
+
+def test_sections_are_replaced_and_every_other_line_stays(tmp_path: Path) -> None:
+    file = tmp_path / "station.yaml"
+    shutil.copy(ROOT / "config" / "station.yaml", file)
+    before = file.read_text()
+    text = with_sections(file, {"certificate": "ca-1.pem"}, {"region": "eu-west-1", "endpoint": "e"})
+    assert "\nca:\n  certificate: ca-1.pem\n" in text
+    assert "  region: eu-west-1\n  endpoint: e\n" in text
+    kept = [line for line in before.splitlines() if line and line[0] not in " #" and line[:3] not in {"ca:", "aws"}]
+    assert [line for line in text.splitlines() if line in kept] == kept
+    assert "# one station" not in text
+    assert text.splitlines()[0] == before.splitlines()[0]
+    assert "slot_times:" in text or "stop_grace_s" in text
