@@ -38,6 +38,7 @@ bench: setup-dev
 	$(BIN)/python tests/bench_ledger.py
 	$(BIN)/python tests/bench_jig.py
 	$(BIN)/python tests/bench_report.py
+	$(BIN)/python tests/bench_families.py
 
 docs: setup-dev
 	$(BIN)/python -m station.config

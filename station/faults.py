@@ -58,6 +58,7 @@ class Fault(Enum):
     NOT_PERSISTENT = "U122"
     KEY_UNPROVEN = "U123"
     UNIT_CANNOT_DIAL = "U130"
+    UNATTESTED = "U140"
 
     LIFTED = "J201"
     SWAPPED = "J202"

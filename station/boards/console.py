@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from station.boards.enrollment import EVERY_KEY, enroll_here
 from station.boards.frames import FIRST_LINE, Link, Reply
+from station.boards.wire import Never
 from station.credentials import Credentials, Enrollment, Evidence, Held, possession_message
 from station.family import Family, Limits
 from station.faults import Fault, FaultError
@@ -68,7 +69,7 @@ class ConsoleBoard:
     def probe(cls, port: str, product: Product) -> bool:
         """Whether anything answers `hello` at ``port`` within a moment; whatever it says. For `Family.probe`."""
         try:
-            link = Link(port, product.baud, _Never(), Transcript())
+            link = Link(port, product.baud, Never(), Transcript())
         except FaultError:
             return False
         try:
@@ -288,7 +289,7 @@ def try_board(port: str, baud: int) -> Iterator[str]:
         FaultError: the first thing that was not as ``docs/new-board.md`` says.
     """
     product = Product("try", "console", "any", KeyType.P256, KeyOrigin.BOARD, Profile(1, 0), baud=baud)
-    board = ConsoleBoard(port, product, _Never(), Transcript())
+    board = ConsoleBoard(port, product, Never(), Transcript())
     try:
         unit, took = _timed(board.identify)
         yield f"hello    {took:6.0f} ms  {unit.model} {unit.serial}, chip {unit.chip_id}, firmware {unit.firmware}"
@@ -311,17 +312,6 @@ def try_board(port: str, baud: int) -> Iterator[str]:
         yield "this board speaks the console protocol; its key is new, nothing else was changed"
     finally:
         board.close()
-
-
-class _Never:
-    """No reason to stop: a person at a terminal has Ctrl-C."""
-
-    def check(self) -> None:
-        """Go on."""
-
-    def wait(self, seconds: float) -> None:
-        """Wait all of it."""
-        time.sleep(seconds)
 
 
 def _timed(act: Callable[[], _T]) -> tuple[_T, float]:

@@ -43,6 +43,17 @@ def plain(data: bytes) -> bytes:
     return _ANSI.sub(b"", data)
 
 
+class Never:
+    """No reason to stop, for a probe that is short anyway, and for a person at a terminal, who has Ctrl-C."""
+
+    def check(self) -> None:
+        """Go on."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait all of it."""
+        time.sleep(seconds)
+
+
 class Wire:
     """One open port. What was read and not yet asked for is kept, up to `NOISE_MAX` bytes.
 

@@ -43,13 +43,13 @@ class Faults:
         ValueError: for a fault that nobody knows, or an argument out of its form.
     """
 
-    def __init__(self, ordered: Iterable[str] = ()) -> None:
+    def __init__(self, ordered: Iterable[str] = (), known: Mapping[str, tuple[str, str]] = KNOWN) -> None:
         self._ordered: dict[str, str] = {}
         for text in ordered:
             name, _, argument = text.partition("=")
-            if name not in KNOWN:
+            if name not in known:
                 raise ValueError(f"no fault is called {name!r}")
-            _check(name, KNOWN[name][0], argument)
+            _check(name, known[name][0], argument)
             self._ordered[name] = argument
 
     def __contains__(self, name: str) -> bool:

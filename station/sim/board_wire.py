@@ -61,6 +61,12 @@ class Wire:
                 self._receive()
         return self._lines.popleft()
 
+    def take(self) -> bytes:
+        """What has come, or what comes next, as it is: for boards whose lines have rules of their own."""
+        while not self._wait(read=True):
+            pass
+        return self._read()
+
     def send(self, data: bytes) -> None:
         """Send at the wire's rate. What nobody takes for half a second is lost, as on a wire."""
         piece = max(1, self._rate // 100) if self._rate else _PIECE
@@ -91,9 +97,7 @@ class Wire:
             os.read(self._master, _PIECE)
 
     def _receive(self) -> None:
-        piece = os.read(self._master, max(1, self._rate // 100) if self._rate else _PIECE)
-        self._got_at = self._pass(self._got_at, len(piece))
-        *ended, rest = piece.split(b"\n")
+        *ended, rest = self._read().split(b"\n")
         for end in ended:
             self._keep(end)
             if self._too_long or self._half:
@@ -101,6 +105,11 @@ class Wire:
             self._half.clear()
             self._too_long = False
         self._keep(rest)
+
+    def _read(self) -> bytes:
+        piece = os.read(self._master, max(1, self._rate // 100) if self._rate else _PIECE)
+        self._got_at = self._pass(self._got_at, len(piece))
+        return piece
 
     def _keep(self, piece: bytes) -> None:
         """Put a piece into the line buffer; one that does not fit spoils its line."""

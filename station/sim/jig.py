@@ -83,6 +83,7 @@ class SimJig:
         baud_bytes: int = 0,
         server_address: str | None = None,
         alpn_port: int = 443,
+        mode: str = "",
     ) -> PluggedBoard:
         """Put a board into the slot whose port is ``port``, and wait until it stands there.
 
@@ -97,6 +98,7 @@ class SimJig:
             baud_bytes: Bytes a second each way; 0 for no limit.
             server_address: ``HOST:PORT`` where every dial leads, whatever name it was given.
             alpn_port: The port at which the board uses ALPN.
+            mode: The kind of firmware, where the family has several.
 
         Raises:
             JigError: where the board does not start within 10 s.
@@ -110,6 +112,7 @@ class SimJig:
         options += [f"--baud-bytes={baud_bytes}"]
         options += [f"--alpn-port={alpn_port}"] if family == "board" else []
         options += [f"--server-address={server_address}"] if server_address else []
+        options += [f"--mode={mode}"] if mode else []
         options += [f"--fault={fault}" for fault in faults]
         with log.open("ab") as errors:
             process = subprocess.Popen(

@@ -57,6 +57,37 @@ ROWS: dict[str, Row] = {
         {"serial": "SN-4", "chip": "CHIP-SN-4"},
         **{**OFFLINE, "key_proof": "signed"},
     ),
+    "nrf91": Row(
+        {"driver": "nrf91", "model": "nRF9151-LACA", **key("board"), **NOBODY},
+        {**NRF91, "serial": f"{IMEI}1", "chip": f"{UUID}c1", "faults": ["noise"]},
+        **OFFLINE,
+    ),
+    "nrf91-shell": Row(
+        {"driver": "nrf91", "model": "nRF9151-LACA", **key("station"), "options": {"host": "shell", "reset": "kernel"}},
+        {**NRF91, "serial": f"{IMEI}2", "chip": f"{UUID}c2", "mode": "shell"},
+        key_proof="digest",
+    ),
+    "zephyr": Row(
+        {"driver": "zephyr", **key("station"), "options": {"buffer_bytes": 4096}},
+        {"family": "zephyr", "serial": "none", "chip": "3336343110473837", "faults": ["buffer=4096", "noise"]},
+        key_proof="digest",
+    ),
+    "zephyr-key-on-board": Row(
+        {"driver": "zephyr", **key("board"), **NOBODY, "options": {"buffer_bytes": 4096, "chunk": 192}},
+        {"family": "zephyr", "serial": "none", "chip": "3336343110473838", "mode": "old", "faults": ["buffer=4096"]},
+        **OFFLINE,
+    ),
+    "freertos": Row(
+        {
+            "driver": "freertos",
+            **key("board"),
+            **NOBODY,
+            "options": {"new_name": "u5-"},
+            "certificate": {"validity_days": 365, "backdate_s": 3600, "organization": "Demo", "chain": "leaf"},
+        },
+        {"family": "freertos", "serial": "-", "chip": "uid", "faults": ["interrupted"]},
+        **OFFLINE,
+    ),
 }
 
 
