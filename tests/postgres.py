@@ -284,7 +284,7 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def line(postgres: Postgres, tmp_path: Path) -> Iterator[Line]:
+def shared_line(postgres: Postgres, tmp_path: Path) -> Iterator[Line]:
     made = Line(postgres, f"line_{uuid4().hex[:12]}", tmp_path)
     yield made
     made.close()

@@ -16,6 +16,11 @@ from station.config.line import LineSettings, Password, read_password
 from station.faults import Fault, FaultError
 
 
+@pytest.fixture
+def line(shared_line: Line) -> Line:
+    return shared_line
+
+
 class Settings:
     """What the commands read of the station's settings."""
 

@@ -27,6 +27,11 @@ MakeStations = Callable[..., list[SqliteLedger]]
 PASSED = "SELECT count(*) FROM tally WHERE outcome = 'PASS' AND kind = 'production'"
 
 
+@pytest.fixture
+def line(shared_line: Line) -> Line:
+    return shared_line
+
+
 def refused(call: Callable[[], object]) -> Fault:
     with pytest.raises(FaultError) as error:
         call()
