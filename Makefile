@@ -8,7 +8,7 @@ SLOTS := 1
 # Tests write under /tmp, where a Unix socket's path is short, and leave nothing there.
 PYTEST := room=$$(mktemp -d) && trap 'rm -rf "$$room"' EXIT && PYTEST_DEBUG_TEMPROOT=$$room $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: install demo test check lint format bench docs lock clean setup-sim setup-dev
+.PHONY: install demo test check lint format bench soak docs lock clean setup-sim setup-dev
 
 install:
 	@.ci/setup run
@@ -33,12 +33,17 @@ format: setup-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# A thousand events in four slots, at random (half a minute on an idle machine; the suite has two hundred).
+soak: setup-dev
+	STATION_SOAK=1 $(BIN)/python -m pytest -q tests/test_slots_machine.py --timeout 600
+
 bench: setup-dev
 	$(BIN)/python tests/bench.py
 	$(BIN)/python tests/bench_ledger.py
 	$(BIN)/python tests/bench_jig.py
 	$(BIN)/python tests/bench_report.py
 	$(BIN)/python tests/bench_families.py
+	$(BIN)/python tests/bench_slots.py
 
 docs: setup-dev
 	$(BIN)/python -m station.config

@@ -26,10 +26,12 @@ from station.model import Outcome, Product, Run, Step, WorkOrder
 from station.sequence import Line, provision
 from station.service import SlotService
 from station.status import SlotState, SlotStatus, StatusBoard
+from station.transcript import Transcript
 
 _LEDGER_RETRY_S = 1.0
 _RUN_PIECE_S = 0.05
 _STANDING_S = 0.1  # how often a board that waits for the line looks whether it goes on
+_GOOD = frozenset({Outcome.PASS, Outcome.PROVISIONED})
 _ERRORS = 3  # in a row: then the slot is out of service
 
 log = structlog.get_logger()
@@ -121,6 +123,7 @@ class Slot(threading.Thread):
         self.ticked = time.monotonic()
         self._errors = 0  # in a row
         self._doubt: Doubt | None = None
+        self._named_at = 0.0  # as `Presence.since`, when the running board was last asked for its name
         bench.halt.tell(self._presence.wake)
         bench.service.tell(self._presence.wake)
 
@@ -142,8 +145,8 @@ class Slot(threading.Thread):
             if self._why_out() is not None or not self._line_works():
                 latched = SlotStatus(self.slot)
                 continue
-            latched = self._provision()
-            self._latch(latched)
+            latched, run = self._provision()
+            self._latch(latched, run)
         log.info("slot ends")
 
     def _left_from_before(self) -> SlotStatus:
@@ -154,11 +157,46 @@ class Slot(threading.Thread):
             self._latch(self._refused(error))
         return SlotStatus(self.slot)
 
-    def _latch(self, status: SlotStatus) -> None:
-        """Show a result until the board is lifted; then see whether the slot goes on."""
+    def _latch(self, status: SlotStatus, run: Run | None = None) -> None:
+        """Show a result until the board is lifted; then see whether the slot goes on.
+
+        Boards that were swapped faster than a lift takes must not be shown each other's result. But a board may also
+        restart its own USB after its run: whoever has come is asked for its name. One that says nothing is not the
+        one that passed, and may well be the one that failed.
+        """
         self._post(status)
-        if self._await(self._presence.lifted):
-            self._count(status)
+        since = self._named_at if run else self._presence.since
+        while self._await(partial(self._lifted_or_stirred, since)):
+            if self._presence.lifted():
+                self._count(status)
+                return
+            since = self._presence.since
+            if status.fault is not Fault.SWAPPED and not self._may_be(run, status.outcome):
+                error = FaultError(Fault.SWAPPED, "a board was put in before the one with the result was seen lifted")
+                status = self._refused(error)
+                log.warning("another board under a result", detail=error.detail)
+                self._post(status)
+
+    def _lifted_or_stirred(self, since: float) -> bool:
+        return self._presence.lifted() or (self._presence.since != since and self._presence.plugged())
+
+    def _may_be(self, run: Run | None, outcome: Outcome | None) -> bool:
+        """Whether the board that is there now is the run's, as far as it says."""
+        silent = outcome not in _GOOD
+        if run is None or run.unit is None:
+            return silent
+        stop = RunStop(self._presence, self._bench.halt, self._tick)
+        try:
+            board = self._bench.driver(run.product.driver)(self._nest.ready(stop), run.product, stop, Transcript())
+            try:
+                found = board.identify()
+            finally:
+                board.close()
+        except FaultError:
+            return silent
+        finally:
+            self._nest.rest()
+        return (found.serial, found.chip_id) == (run.unit.serial, run.unit.chip_id)
 
     def _count(self, status: SlotStatus) -> None:
         """Three errors in a row, none of them the line's, are the slot's."""
@@ -224,18 +262,18 @@ class Slot(threading.Thread):
             self._presence.wait(min(patience_s, piece_s))
         return False
 
-    def _provision(self) -> SlotStatus:
-        """One attempt at what is in the nest; what comes back is what the lamp latches."""
+    def _provision(self) -> tuple[SlotStatus, Run | None]:
+        """One attempt at what is in the nest: what the lamp latches, and the run, if there was one."""
         try:
             order = self._next_order()
             run = Run(self.slot, self._bench.operator, order, self._product(order))
             self._bench.ledger.open(run)
         except FaultError as error:
             log.warning("no run", fault=error.fault.code, detail=error.detail)
-            return self._refused(error)
+            return self._refused(error), None
         with structlog.contextvars.bound_contextvars(run=run.id):
             self._attempt(run)
-            return self._latched(run, self._close(run))
+            return self._latched(run, self._close(run)), run
 
     def _refused(self, error: FaultError) -> SlotStatus:
         """The result of a board that got no run."""
@@ -307,6 +345,7 @@ class Slot(threading.Thread):
         while self._bench.andon.holds(step):
             self._post_once(replace(status, state=SlotState.WAITING))
             stop.wait(_STANDING_S)
+        self._named_at = self._presence.since
         log.info("step", step=step.value, serial=serial)
         self._post(replace(status, since=datetime.now(UTC)))
 

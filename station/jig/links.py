@@ -28,15 +28,19 @@ class Link:
         self._found = False
 
     def find(self) -> Mark | None:
-        """The real path, device number and inode behind the link; None while it leads nowhere."""
+        """The real path, device number and inode behind the link, and when it was made; None while it leads nowhere.
+
+        The last of them tells a board from the next one at the same pty where nobody saw the link away.
+        """
         try:
             real = os.path.realpath(self.path)
+            made = os.lstat(self.path).st_ctime_ns
             found = os.stat(real)  # noqa: PTH116 - 16 slots are looked at ten times a second; a Path costs more than the call
         except OSError:
             self._found = False
             return None
         self._found = True
-        return (real, found.st_rdev, found.st_ino)
+        return (real, found.st_rdev, found.st_ino, made)
 
     def again_s(self) -> float | None:
         """Soon, where something is there that may vanish silently."""

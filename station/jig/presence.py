@@ -33,6 +33,11 @@ class Presence:
         """Whether anything is there at this moment, debounced or not."""
         return self._now[0] is not None
 
+    @property
+    def since(self) -> float:
+        """When what is there now came, or what was there went (``time.monotonic()``): another value, another board?"""
+        return self._now[1]
+
     def plugged(self) -> bool:
         """Whether the same board has been there for the debounce time."""
         mark, since = self._now

@@ -26,11 +26,12 @@ class Wire:
     """The board's end of the pty. Everything that waits here also waits for the power to go.
 
     Raises:
-        PowerOffError: by every method, once stdin is closed.
+        PowerOffError: by every method, once ``power`` (stdin, for a board that is a process) is closed.
     """
 
-    def __init__(self, link: Path, bytes_a_second: int = 0) -> None:
+    def __init__(self, link: Path, bytes_a_second: int = 0, power: int | None = None) -> None:
         self._link, self._rate = link, bytes_a_second
+        self._power = sys.stdin.fileno() if power is None else power
         # The slave stays open here too: with no slave open at all, the master reads EIO.
         self._master, self._slave = os.openpty()
         tty.setraw(self._slave)
@@ -129,7 +130,7 @@ class Wire:
 
     def _wait(self, *, read: bool = False, write: bool = False, timeout_s: float | None = None) -> bool:
         """Whether the pty became ready within the time."""
-        power = sys.stdin.fileno()
+        power = self._power
         readers = [power, self._master] if read else [power]
         ready, writable, _ = select.select(readers, [self._master] if write else [], [], timeout_s)
         if power in ready and not os.read(power, _PIECE):
