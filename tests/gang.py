@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -164,23 +163,20 @@ class Watched(StatusBoard):
 
     record: Path
     broken: list[str]
-    removed_at: dict[str, float]
+    removals: dict[str, int]
 
-    def watch(self, record: Path, broken: list[str], removed_at: dict[str, float]) -> None:
-        self.record, self.broken, self.removed_at = record, broken, removed_at
-        self._run_began: dict[str, tuple[str, float]] = {}
+    def watch(self, record: Path, broken: list[str], removals: dict[str, int]) -> None:
+        self.record, self.broken, self.removals = record, broken, removals
+        self._when_empty: dict[str, int] = {}
 
     def post(self, slot: SlotStatus) -> None:
         before = next(old for old in self.now().slots if old.slot == slot.slot)
-        name, removed_at = slot.slot, self.removed_at.get(slot.slot, 0.0)
-        last, began = self._run_began.get(name, ("", 0.0))
-        if slot.run and slot.run != last:
-            if last and removed_at < began:
-                self.broken.append(f"slot {name}: run {slot.run} began, and nobody lifted the board of run {last}")
-            self._run_began[name] = (slot.run, time.monotonic())
+        name, removals = slot.slot, self.removals.get(slot.slot, 0)
         left = before.state is SlotState.RESULT and slot.state is not SlotState.RESULT
-        if left and removed_at < began:
+        if left and removals == self._when_empty.get(name, 0):
             self.broken.append(f"slot {name} left its result {before.outcome} for {slot.state} without a lift")
+        if slot.state is SlotState.EMPTY:
+            self._when_empty[name] = removals
         if slot.outcome is Outcome.PASS:
             found = rows(self.record, "SELECT outcome FROM closures WHERE run = ?", slot.run or "")
             if found != [("PASS",)]:
@@ -196,14 +192,14 @@ class Gang:
         self.folder, self.record, self.broken = folder, folder / "ledger.sqlite", list[str]()
         self.ports = {name: folder / "jig" / f"slot{name}" for name in names}
         self.boards: dict[str, ThreadBoard] = {}
-        self.removed_at: dict[str, float] = {}
+        self.removals: dict[str, int] = {}
         (folder / "jig").mkdir()
         self.cloud, self.ledger = Cloud(), ledger
         key = ec.generate_private_key(ec.SECP256R1())
         self.authority = Authority(make_root(key, since=datetime.now(UTC) - timedelta(days=1)), key)
         self.authority.record, self.authority.broken = self.record, self.broken
         self.status = Watched("gang", names, simulated=True)
-        self.status.watch(self.record, self.broken, self.removed_at)
+        self.status.watch(self.record, self.broken, self.removals)
         outbox = Outbox(ledger, self.cloud.retire, self.status.post_outbox)
         outbox.start()
         parts.callback(outbox.stop)
@@ -250,9 +246,8 @@ class Gang:
 
     def lift(self, slot: str) -> None:
         board = self.boards.pop(slot)
-        self.removed_at[slot] = float("inf")  # the slot may see it before the hand is through with it
+        self.removals[slot] = self.removals.get(slot, 0) + 1  # first: the slot may see it before the hand is through
         board.lift()
-        self.removed_at[slot] = time.monotonic()
 
     def clear(self) -> None:
         for slot in list(self.boards):
