@@ -57,16 +57,21 @@ class RunFact:
 
 def put(ledger: SqliteLedger, order_facts: Iterable[OrderFact], run_facts: Iterable[RunFact]) -> None:
     """Put the facts on record, as the line would have left them."""
+    with ledger.store.write() as connection:
+        fill(connection, order_facts, run_facts)
+
+
+def fill(connection: sa.Connection, order_facts: Iterable[OrderFact], run_facts: Iterable[RunFact]) -> None:
+    """The same within a transaction of SQLite or PostgreSQL."""
     rows: Rows = defaultdict(list)
     for order in order_facts:
         _order(rows, order)
     for run in run_facts:
         _run(rows, run)
-    with ledger.store.write() as connection:
-        for table in metadata.sorted_tables:
-            if rows[table.name]:
-                connection.execute(sa.insert(table), rows[table.name])
-        tally.add_missing(connection)
+    for table in metadata.sorted_tables:
+        if values := rows.pop(table.name, None):
+            connection.execute(sa.insert(table), values)
+    tally.add_missing(connection)
 
 
 def _order(rows: Rows, order: OrderFact) -> None:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from station.cli.parsing import Commands, command, print_json, with_json
 from station.faults import Fault, FaultError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from station.config import Config
+
+    Read: TypeAlias = Callable[[], AbstractContextManager[Connection]]
+
+_LINE_S = 600.0  # a year of a big line
 
 _EXAMPLES = """\
 examples:
@@ -17,6 +29,7 @@ examples:
   station report --day 2026-11-24 --out /tmp/yield   one day's, into a folder of your own
   station report --from 2026-11-01 --to 2026-11-30 --format pdf,csv
   station report --order WO-118 --format json
+  station report --line reader --station line-2      from the PostgreSQL that the stations share
   station report --deliver                           what the nightly timer runs: make it, send it, retry older ones
   station report deliver                             only send what is not delivered yet
 """
@@ -37,6 +50,8 @@ def add_to(commands: Commands) -> None:
         "--format", type=_formats, default=(), help="html,pdf,csv,json,openhtf (default: report.formats)"
     )
     report.add_argument("--out", type=Path, help="the folder of reports (default: report.folder)")
+    report.add_argument("--line", metavar="LOGIN", help="of all stations: read the line's PostgreSQL as this reader")
+    report.add_argument("--password-file", type=Path, help="its password, mode 0600 (none: the server trusts us)")
     report.add_argument("--deliver", action="store_true", help="then send it by e-mail and to S3, as the settings say")
 
 
@@ -59,16 +74,14 @@ def _formats(text: str) -> tuple[str, ...]:
 
 def _report(arguments: argparse.Namespace) -> None:
     from station.config import load
-    from station.ledger.store import Store
     from station.yields.making import Maker, Wanted
 
     if arguments.day and (arguments.first or arguments.last):
         raise FaultError(Fault.REPORT_WINDOW, "--day is one day; --from and --to are several")
     config = load(arguments.config)
-    store = Store(config.state / "ledger.sqlite", simulated=config.simulate)
-    try:
+    with _record(arguments, config) as read:
         maker = Maker(
-            read=store.read,
+            read=read,
             settings=config.report,
             station=config.station,
             software=version("provisioning-station"),
@@ -87,5 +100,27 @@ def _report(arguments: argparse.Namespace) -> None:
             sys.stdout.flush()
         if arguments.deliver or arguments.act == "deliver":
             maker.deliver(lambda line: print(line, file=sys.stderr))
-    finally:
-        store.dispose()
+
+
+@contextmanager
+def _record(
+    arguments: argparse.Namespace, config: Config
+) -> Iterator[Callable[[], AbstractContextManager[Connection]]]:
+    """The station's own record, or the line's."""
+    if arguments.line is None:
+        from station.ledger.store import Store
+
+        store = Store(config.state / "ledger.sqlite", simulated=config.simulate)
+        try:
+            yield store.read
+        finally:
+            store.dispose()
+        return
+    from station.config.line import read_password
+    from station.ledger.line import LineServer
+
+    if config.line is None:
+        raise FaultError(Fault.CONFIG, "the settings have no section `line`: this station stands alone")
+    password = read_password(arguments.password_file) if arguments.password_file else ""
+    with closing(LineServer(config.line, password, arguments.line)) as server:
+        yield lambda: server.transaction(_LINE_S)
