@@ -16,6 +16,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from ledgers import open_ledger, production
 from test_ca import make_root
 
@@ -90,9 +91,8 @@ class ThreadBoard:
 class Cloud:
     """What `interfaces.Cloud` promises, in memory; ``down`` is a network that is away."""
 
-    server_roots = b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
-
-    def __init__(self) -> None:
+    def __init__(self, server_roots: bytes) -> None:
+        self.server_roots = server_roots
         self.known: dict[str, CertificateStatus] = {}
         self.names: dict[str, str] = {}
         self.down = False
@@ -187,16 +187,17 @@ class Watched(StatusBoard):
 class Gang:
     """Slots at work, and boards to put into them."""
 
-    def __init__(self, folder: Path, slots: int, ledger: Any, parts: ExitStack) -> None:
+    def __init__(self, folder: Path, slots: int, ledger: Any, parts: ExitStack, lifted_ms: int) -> None:
         names = tuple(str(number) for number in range(1, slots + 1))
         self.folder, self.record, self.broken = folder, folder / "ledger.sqlite", list[str]()
         self.ports = {name: folder / "jig" / f"slot{name}" for name in names}
         self.boards: dict[str, ThreadBoard] = {}
         self.removals: dict[str, int] = {}
         (folder / "jig").mkdir()
-        self.cloud, self.ledger = Cloud(), ledger
         key = ec.generate_private_key(ec.SECP256R1())
-        self.authority = Authority(make_root(key, since=datetime.now(UTC) - timedelta(days=1)), key)
+        root = make_root(key, since=datetime.now(UTC) - timedelta(days=1))
+        self.cloud, self.ledger = Cloud(root.public_bytes(Encoding.PEM)), ledger
+        self.authority = Authority(root, key)
         self.authority.record, self.authority.broken = self.record, self.broken
         self.status = Watched("gang", names, simulated=True)
         self.status.watch(self.record, self.broken, self.removals)
@@ -224,7 +225,7 @@ class Gang:
             self.service,
         )
         settings = [SlotSettings(name=n, port=p, lamp=Terminal(kind="terminal")) for n, p in self.ports.items()]
-        times = SlotTimes(debounce_ms=DEBOUNCE_MS, lifted_ms=LIFTED_MS)
+        times = SlotTimes(debounce_ms=DEBOUNCE_MS, lifted_ms=lifted_ms)
         jig = build_jig(settings, times, folder / "links", lambda _: lambda _: False)
         threads = [Slot(nest, bench) for nest in jig.nests]
         jig.look()
@@ -273,7 +274,7 @@ class Gang:
 
 
 @contextmanager
-def gang(folder: Path, slots: int, ledger_file: bytes | None = None) -> Iterator[Gang]:
+def gang(folder: Path, slots: int, ledger_file: bytes | None = None, lifted_ms: int = LIFTED_MS) -> Iterator[Gang]:
     """A gang with an open order for more units than it will see."""
     if ledger_file is not None:
         (folder / "ledger.sqlite").write_bytes(ledger_file)
@@ -281,4 +282,4 @@ def gang(folder: Path, slots: int, ledger_file: bytes | None = None) -> Iterator
         ledger = open_ledger(folder / "ledger.sqlite")
         parts.callback(ledger.dispose)
         ledger.add_order(production("WO-1", 100_000, PRODUCT.name), "gang")
-        yield Gang(folder, slots, ledger, parts)
+        yield Gang(folder, slots, ledger, parts, lifted_ms)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from test_ledger_machine import IN_SERVICE, LIVE_BUT_OUT, LOCKED_BY_NONE, ORPHANS, OVERBUILT, PASSED_TWICE, template
 
+from station.faults import Fault
 from station.model import Outcome
 from station.sim.line import wait_for
 from station.status import SlotState
@@ -159,7 +160,7 @@ class SlotsMachine(RuleBasedStateMachine):
 
 
 SlotsMachine.TestCase.settings = settings(
-    max_examples=12 if SOAK else 3,
+    max_examples=24 if SOAK else 3,
     stateful_step_count=120 if SOAK else 60,
     deadline=None,
     database=None,
@@ -167,6 +168,19 @@ SlotsMachine.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestWhateverTheHandDoes = SlotsMachine.TestCase
+
+
+def test_a_board_that_is_put_under_another_s_green_lamp_is_found_out_and_the_same_one_is_not(tmp_path: Path) -> None:
+    with gang(tmp_path, 1, template(), lifted_ms=5_000) as made:  # far longer than any swap here takes
+        made.plug("1", "SN-1")
+        assert made.settled("1").outcome is Outcome.PASS
+        made.lift("1")
+        made.plug("1", "SN-1")  # as a board that restarts its own USB
+        made.lift("1")
+        made.plug("1", "SN-2")
+        wait_for("the swap", lambda: made.slot("1").fault is Fault.SWAPPED)
+        assert made.slot("1").outcome is Outcome.ABORTED
+        assert made.broken == []
 
 
 def test_enough_has_happened() -> None:
