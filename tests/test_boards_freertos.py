@@ -56,7 +56,7 @@ def cli(tmp_path: Path) -> Iterator[Bed]:
         yield made
 
 
-@pytest.mark.parametrize("faults", [["noise"], ["interrupted", "garbage"], ["slow=20", "interrupted"]])
+@pytest.mark.parametrize("faults", [["noise"], ["interrupted", "garbage", "renumber"], ["slow=20", "interrupted"]])
 def test_a_board_is_provisioned_whatever_its_log_says_in_the_middle_of_a_pem(cli: Bed, faults: list[str]) -> None:
     made = product_of("freertos", {}, **LEAF)
     assert provisioned(cli.open(made, *faults), made) is KeyProof.UNPROVEN

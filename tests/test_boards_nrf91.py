@@ -227,7 +227,12 @@ def test_before_modem_firmware_1_3_the_imei_is_the_chip_id(modem: Bed) -> None:
 
 def test_a_whole_restart_by_the_modem_firmware_s_own_command(modem: Bed) -> None:
     made = product_of("nrf91", {**BOARD, "reset": "xreset"})
-    assert provisioned(modem.open(made), made) is KeyProof.UNPROVEN
+    assert provisioned(modem.open(made, "renumber"), made) is KeyProof.UNPROVEN
+
+
+def test_a_shell_that_does_not_restart_is_found_out(modem: Bed) -> None:
+    made = product_of("nrf91", {**BOARD, "host": "shell", "reset": "kernel"})
+    refusal(modem.open(made, "no-restart", mode="shell").reset, Fault.UNIT_RESET)
 
 
 def test_a_modem_cannot_dial_and_takes_no_images(modem: Bed) -> None:

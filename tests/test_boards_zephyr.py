@@ -70,7 +70,7 @@ def shell(tmp_path: Path) -> Iterator[Bed]:
 
 
 @pytest.mark.parametrize("mode", ["new", "old"])
-@pytest.mark.parametrize("faults", [["noise"], ["no-echo", "garbage"]])
+@pytest.mark.parametrize("faults", [["noise"], ["no-echo", "garbage", "renumber"]])
 def test_a_board_is_provisioned_whatever_its_console_prints(shell: Bed, mode: str, faults: list[str]) -> None:
     made = product_of("zephyr", {**ROOMY, "chunk": 192})
     assert provisioned(shell.open(made, "buffer=4096", *faults, mode=mode), made) is KeyProof.UNPROVEN

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -192,7 +193,10 @@ class Nrf91Board:
         self._store(_CHAIN, chain)
 
     def reset(self) -> None:
-        """Restart: the modem alone (+CFUN=0), or the whole chip where the firmware has a command for that."""
+        """Restart: the modem alone (+CFUN=0), or the whole chip where the firmware has a command for that.
+
+        Raises also `Fault.UNIT_RESET`.
+        """
         self._synchronise()
         match self._options.reset:
             case "cfun":
@@ -201,9 +205,15 @@ class Nrf91Board:
                 self._accepted(self._ask("AT#XRESET", _SHORT_S), "AT#XRESET", Fault.UNIT_RESET)
             case "kernel":
                 self._wire.write(b"kernel reboot cold\r\n")
-                self._wire.until(_BOOTED, _RESTART_S)
+        began = time.monotonic()
         self._ready = False
-        self._synchronise(_RESTART_S)
+        self._wire.through_restart(lambda: self._synchronise(_RESTART_S), _RESTART_S)
+        if self._options.reset == "kernel":
+            found = self._wire.ask(b"kernel uptime\r\n", _UPTIME, _SHORT_S)
+            up, passed = int(found[1]), (time.monotonic() - began) * 1000
+            # Who restarted has not been up for longer than that.
+            if up > passed:
+                raise FaultError(Fault.UNIT_RESET, f"up for {up} ms, {passed:.0f} ms after the reset")
 
     def inspect(self, _nonce: bytes) -> Evidence:
         """The SHA-256 of what the modem holds under the tag. A key that it made itself shows nothing of itself."""
@@ -341,7 +351,7 @@ class Nrf91Board:
 
 
 _PLAIN: Final = "ERROR"
-_BOOTED: Final = re.compile(rb"\*\*\* Booting ")
+_UPTIME: Final = re.compile(rb"Uptime: (\d{1,12}) ms")
 
 
 def _base64url(text: bytes) -> bytes:

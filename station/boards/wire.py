@@ -12,15 +12,17 @@ import re
 import select
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import serial
 
 from station.faults import Fault, FaultError, printable
 from station.interfaces import Stop
 from station.transcript import Transcript
+
+_T = TypeVar("_T")
 
 NOISE_MAX: Final = 262_144  # bytes that may come while waiting for one answer
 
@@ -173,6 +175,21 @@ class Wire:
             else:
                 self.note("the port was opened again")
                 return
+
+    def through_restart(self, act: Callable[[], _T], total_s: float) -> _T:
+        """Do ``act``, and again where the port went meanwhile and came back: a USB board takes it along as it restarts.
+
+        Raises:
+            FaultError: as ``act``; `Fault.LIFTED` where the port is not back within ``total_s`` seconds.
+        """
+        end = time.monotonic() + total_s
+        while True:
+            try:
+                return act()
+            except FaultError as error:
+                if error.fault is not Fault.LIFTED or time.monotonic() > end:
+                    raise
+            self.reopen(end - time.monotonic())
 
     def close(self) -> None:
         """Give the port back. Never raises, and does not wait for a board that takes nothing."""

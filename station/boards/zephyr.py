@@ -174,7 +174,7 @@ class ZephyrBoard:
         began = time.monotonic()
         self._wire.write(b"kernel reboot cold\r")
         self._ready = False
-        self._synchronise(_RESTART_S)
+        self._wire.through_restart(lambda: self._synchronise(_RESTART_S), _RESTART_S)
         # Who restarted has not been up for longer than that.
         up, passed = self._again(self._uptime), (time.monotonic() - began) * 1000
         if up > passed:

@@ -32,21 +32,37 @@ class Wire:
     def __init__(self, link: Path, bytes_a_second: int = 0, power: int | None = None) -> None:
         self._link, self._rate = link, bytes_a_second
         self._power = sys.stdin.fileno() if power is None else power
-        # The slave stays open here too: with no slave open at all, the master reads EIO.
-        self._master, self._slave = os.openpty()
-        tty.setraw(self._slave)
-        os.set_blocking(self._master, False)
-        self._tty = os.ttyname(self._slave)
+        self._open()
         self._lines: deque[bytes | None] = deque()
         self._half = bytearray()
         self._too_long = False
         self._sent_at = self._got_at = 0.0
 
+    def _open(self) -> None:
+        # The slave stays open here too: with no slave open at all, the master reads EIO.
+        self._master, self._slave = os.openpty()
+        tty.setraw(self._slave)
+        os.set_blocking(self._master, False)
+        self._tty = os.ttyname(self._slave)
+
     def __enter__(self) -> Self:
+        self._show()
+        return self
+
+    def _show(self) -> None:
         new = self._link.with_name(f".#{self._link.name}.{os.getpid()}")
         new.symlink_to(self._tty)
         new.replace(self._link)
-        return self
+
+    def renumber(self, gone_s: float) -> None:
+        """Vanish and come back under the same link with another tty, as a USB board that restarts."""
+        gone = self._master, self._slave
+        self._link.unlink(missing_ok=True)
+        self._open()  # before the old one is closed, or it might get the same number
+        for end in gone:
+            os.close(end)
+        self.pause(gone_s)
+        self._show()
 
     def __exit__(self, *_: object) -> None:
         # Another board may have been put into this place meanwhile; its link is not ours to take.

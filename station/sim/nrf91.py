@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator
 
 from station.sim import nrf91_modem, terminal
@@ -89,6 +90,7 @@ class Shell:
         self._wire, self._modem, self._faults = wire, modem, faults
         self._terminal = Terminal(wire, faults, _LOG)
         self._held = bytearray()
+        self._began = time.monotonic()
 
     def serve(self) -> None:
         """Answer until the power goes."""
@@ -98,6 +100,7 @@ class Shell:
                 self._hear(byte)
 
     def _start(self) -> None:
+        self._began = time.monotonic()
         self._terminal.say(b"*** Booting nRF Connect SDK v2.9.0 ***\r\n\r\n" + _PROMPT)
 
     def _hear(self, byte: int) -> None:
@@ -125,6 +128,8 @@ class Shell:
         self._terminal.reply(self._answer(line) + b"\r\n" + _PROMPT)
 
     def _answer(self, line: bytes) -> bytes:
+        if line == b"kernel uptime":
+            return f"Uptime: {int((time.monotonic() - self._began) * 1000)} ms".encode()
         if not (line.startswith(b"at '") and line.endswith(b"'")) or len(line) > _LINE:
             return line.split(b" ")[0] + b": command not found"
         command = line[4:-1]

@@ -32,6 +32,7 @@ COMMON: Mapping[str, tuple[str, str]] = {
     "slow": ("MS", "each reply comes so much later"),
     "vanish-at": ("N", "is unplugged when it gets its Nth command"),
     "reset-at": ("N", "restarts once, instead of obeying its Nth command"),
+    "renumber": ("", "its port goes as it restarts, and comes back as another one"),
     "no-restart": ("", "answers a reset and does not restart"),
     "never-back": ("", "is silent after a reset"),
     "forget": ("", "a restart loses what was stored"),
@@ -94,6 +95,9 @@ class Terminal:
     def restarted(self) -> None:
         """What becomes of the console when the board restarts: its input is lost."""
         self._mute = self._mute or "never-back" in self._faults
+        if "renumber" in self._faults:
+            self._wire.renumber(RESTART_S)
+            return
         self._wire.pause(RESTART_S)
         self._wire.discard()
 
