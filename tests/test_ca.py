@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokens import Token
 
-from station.ca import CertificateAuthority, _checked, load_ca_certificate, self_signed_root, verification_certificate
+from station.ca import CertificateAuthority, load_ca_certificate, self_signed_root, verification_certificate
+from station.ca.requests import checked_key
 from station.faults import Blame, Fault, FaultError
 from station.hsm.keys import token_key
 from station.hsm.signers import Signers, generate_key
@@ -197,7 +198,7 @@ def test_no_damage_to_a_csr_is_anything_but_a_fault_of_the_unit(data: st.DataObj
     for _ in range(data.draw(st.integers(1, 3))):
         request[data.draw(st.integers(0, len(request) - 1))] = data.draw(st.integers(0, 255))
     blamed = set()
-    for reads in (_public_key, lambda found: _checked(found, "SN-1", KeyType.P256)):
+    for reads in (_public_key, lambda found: checked_key(found, "SN-1", KeyType.P256)):
         try:
             reads(bytes(request))
         except FaultError as error:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from station.cli.parsing import Commands, command, print_json, with_json
 from station.faults import Fault, FaultError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from station.config import Config
-
-    Read: TypeAlias = Callable[[], AbstractContextManager[Connection]]
+    from station.ledger.standing import Read
 
 _LINE_S = 600.0  # a year of a big line
 
@@ -103,9 +100,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _record(
-    arguments: argparse.Namespace, config: Config
-) -> Iterator[Callable[[], AbstractContextManager[Connection]]]:
+def _record(arguments: argparse.Namespace, config: Config) -> Iterator[Read]:
     """The station's own record, or the line's."""
     if arguments.line is None:
         from station.ledger.store import Store

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 
-import sqlalchemy as sa
-
 from station.config.report import Report as Settings
 from station.faults import Fault, FaultError
+from station.ledger.standing import Read
 from station.model import NAME
 from station.yields import delivery, files
 from station.yields.findings import Undelivered, findings, verdict
@@ -47,7 +45,7 @@ class Made:
 class Maker:
     """Makes reports of one record. ``read`` gives a transaction that sees one state of it."""
 
-    read: Callable[[], AbstractContextManager[sa.Connection]]
+    read: Read
     settings: Settings
     station: str
     software: str
