@@ -59,6 +59,7 @@ class Fault(Enum):
     KEY_UNPROVEN = "U123"
     UNIT_CANNOT_DIAL = "U130"
     UNATTESTED = "U140"
+    CHIP_STATE = "U160"
 
     LIFTED = "J201"
     SWAPPED = "J202"

@@ -60,28 +60,32 @@ def work(
             `Fault.FLASHER_LATE` past its time; what ``stop`` raises.
     """
     end = time.monotonic() + timeout_s
-    with _started(arguments, {"PATH": _PATH, "LANG": "C.UTF-8", **(environment or {})}) as process:
+    with started(arguments, environment or {}) as process:
         talk = _Talk(process, given, log)
         with talk.ready:
             while not talk.step():
                 stop.check()
                 if time.monotonic() > end:
                     raise FaultError(Fault.FLASHER_LATE, f"{arguments[0]} did not end within {timeout_s:g} s")
-            _kill(process)
+            kill(process)
             talk.rest()
         return Ended(process.wait(), bytes(talk.out))
 
 
 @contextmanager
-def _started(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The program in a process group of its own, which is dead when this is left."""
+def started(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The program in a process group of its own, which is dead when this is left; its pipes do not block.
+
+    Raises:
+        FaultError: `Fault.FLASHER_FAILED` where it does not start.
+    """
     try:
         process = subprocess.Popen(
             list(arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=dict(environment),
+            env={"PATH": _PATH, "LANG": "C.UTF-8", **environment},
             cwd="/",
             start_new_session=True,
         )
@@ -94,11 +98,11 @@ def _started(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterat
             os.set_blocking(pipe.fileno(), False)
             ends.callback(_close, pipe)
         ends.callback(process.wait)
-        ends.callback(_kill, process)
+        ends.callback(kill, process)
         yield process
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: subprocess.Popen[bytes]) -> None:
     """End the group. Its number cannot be another's yet: its leader has not been waited for."""
     if process.returncode is None:
         with suppress(ProcessLookupError, PermissionError):

@@ -113,6 +113,10 @@ class Wire:
         while select.select([self._master], [], [], 0)[0]:
             os.read(self._master, _PIECE)
 
+    def set_rate(self, bytes_a_second: int) -> None:
+        """Another baud rate from now on; 0 for no limit."""
+        self._rate = bytes_a_second
+
     def _receive(self) -> None:
         *ended, rest = self._read().split(b"\n")
         for end in ended:

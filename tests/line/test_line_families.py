@@ -42,6 +42,7 @@ def flasher(chip: str) -> dict[str, Any]:
     return {step: {"run": [*probe, step, f"../../boards/{chip}"]} for step in steps}
 
 
+BY_WATCHDOG = {"reset": "watchdog-reset"}  # a pty has no RTS line
 IMEI, UUID = "35265610088518", "25c95751-efa4-40d4-8b4a-1dcaab81fa"
 NRF91 = {"family": "nrf91", "model": "nRF9151-LACA"}
 
@@ -56,6 +57,11 @@ ROWS: dict[str, Row] = {
         {"driver": "command", **key("board"), **NOBODY, "options": flasher("CHIP-SN-4")},
         {"serial": "SN-4", "chip": "CHIP-SN-4"},
         **{**OFFLINE, "key_proof": "signed"},
+    ),
+    "esp32": Row(
+        {"driver": "esp32", "model": "ESP32-C3", "baud": 460_800, **key("station"), "options": BY_WATCHDOG},
+        {"family": "esp32", "model": "ESP32-C3", "serial": "A0B1C2D3E4F5", "chip": "A0B1C2D3E4F5"},
+        key_proof="digest",
     ),
     "nrf91": Row(
         {"driver": "nrf91", "model": "nRF9151-LACA", **key("board"), **NOBODY},
