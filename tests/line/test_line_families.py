@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from whole_line import Bench, MakeStation
 
 import station.sim.flasher
 from station.sim.jig import SimJig
+from station.sim.linux import PASSWORD
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,28 @@ ROWS: dict[str, Row] = {
         {"family": "freertos", "serial": "-", "chip": "uid", "faults": ["interrupted"]},
         **OFFLINE,
     ),
+    "micropython": Row(
+        {
+            "driver": "micropython",
+            **key("board"),
+            "options": {"identity": "module", "folder": "."},
+            "certificate": {"validity_days": 365, "backdate_s": 3600, "organization": "Demo", "chain": "leaf"},
+            "first_contact": {"by": "board", "topic": "foo/bar"},
+        },
+        {"family": "micropython", "serial": "MP-1", "chip": "MP-C1"},
+    ),
 }
+
+if os.geteuid() == 0:  # its login in a chroot needs root; tests/test_boards_linux.py says so where it is skipped
+    ROWS["linux"] = Row(
+        {
+            "driver": "linux",
+            **key("board"),
+            "options": {"password": {"file": "../gateway-password"}},
+            "first_contact": {"by": "board", "topic": "foo/bar"},
+        },
+        {"family": "linux", "serial": "GW-1", "chip": "GW-C1"},
+    )
 
 
 def test_every_family_beside_the_others_in_one_jig(make_station: MakeStation, jig: SimJig, cloud_api: Any) -> None:
@@ -102,6 +125,8 @@ def test_every_family_beside_the_others_in_one_jig(make_station: MakeStation, ji
     shared = line.products["console-station-key"]
     line.products = {name: {**shared, **row.product} for name, row in ROWS.items()}
     line.write_config()
+    (line.folder / "gateway-password").touch(mode=0o600)
+    (line.folder / "gateway-password").write_text(PASSWORD)
     line.start()
     bench = Bench(line, jig, cloud_api)
     for place, (name, row) in enumerate(ROWS.items(), 1):
