@@ -59,6 +59,13 @@ def refusal(call: Callable[[], object], *faults: Fault) -> str:
     return error.value.detail
 
 
+def less_patience(monkeypatch: pytest.MonkeyPatch, name: str, expected: Fault) -> None:
+    """Wait less for a board that is expected to be silent: nothing else can come of it."""
+    if expected is Fault.UNIT_SILENT:
+        for what, seconds in {"SYNC": 0.5, "SHORT": 0.8, "STORE": 0.8, "KEYGEN": 0.8, "RESTART": 1.0}.items():
+            monkeypatch.setattr(f"station.boards.{name}._{what}_S", seconds)
+
+
 class Bed:
     """Plugs simulated boards of one family in and opens them."""
 

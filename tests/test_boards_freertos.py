@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 from board_contract import BoardContract
-from family_bed import Bed, bed, certified, product_of, provisioned, refusal
+from family_bed import Bed, bed, certified, less_patience, product_of, provisioned, refusal
 from pydantic import ValidationError
 
 from station.boards.freertos import FAMILY, FreertosBoard, Options
@@ -40,14 +40,6 @@ class TestContract(BoardContract):
             identity: dict[str, Any] = {"serial": "SN-1", "chip": "uid", "model": "none", "family": "freertos"}
             jig.plug(tmp_path / "port", **identity, baud_bytes=92_160)
             yield str(tmp_path / "port")
-
-
-@pytest.fixture(autouse=True)
-def _less_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boards that never answer again are waited for in many tests here."""
-    monkeypatch.setattr("station.boards.freertos._RESTART_S", 3.0)
-    monkeypatch.setattr("station.boards.freertos._STORE_S", 4.0)
-    monkeypatch.setattr("station.boards.freertos._KEYGEN_S", 8.0)
 
 
 @pytest.fixture
@@ -85,7 +77,8 @@ def test_a_board_that_restarts_by_itself_is_provisioned_none_the_less(cli: Bed, 
         ("bad-csr-signature", Fault.CSR_INVALID),
     ],
 )
-def test_each_trouble_has_its_fault(cli: Bed, fault: str, expected: Fault) -> None:
+def test_each_trouble_has_its_fault(cli: Bed, fault: str, expected: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    less_patience(monkeypatch, "freertos", expected)
     made = product_of("freertos", {}, **LEAF)
     board = cli.open(made, fault)
     refusal(lambda: provisioned(board, made), expected)

@@ -13,7 +13,7 @@ import pytest
 from board_contract import BoardContract
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from family_bed import Bed, bed, certified, product_of, provisioned, refusal
+from family_bed import Bed, bed, certified, less_patience, product_of, provisioned, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -78,14 +78,6 @@ class TestContractThroughTheShell(TestContract):
     options = Options(sec_tag=42, host="shell", reset="kernel")
 
 
-@pytest.fixture(autouse=True)
-def _less_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boards that never answer again are waited for in many tests here."""
-    monkeypatch.setattr("station.boards.nrf91._RESTART_S", 3.0)
-    monkeypatch.setattr("station.boards.nrf91._STORE_S", 4.0)
-    monkeypatch.setattr("station.boards.nrf91._KEYGEN_S", 8.0)
-
-
 @pytest.fixture
 def modem(tmp_path: Path) -> Iterator[Bed]:
     with bed(tmp_path, "nrf91", serial=IMEI, chip=CHIP, model=MODEL, fw=FIRMWARE) as made:
@@ -99,7 +91,7 @@ def test_a_modem_is_provisioned_whatever_its_console_prints(modem: Bed, host: st
     assert provisioned(modem.open(made, *faults, mode=host), made) is KeyProof.UNPROVEN
 
 
-@pytest.mark.parametrize("at", [8, 13, 18])
+@pytest.mark.parametrize("at", [3, 18])
 def test_a_modem_that_restarts_by_itself_is_provisioned_none_the_less(modem: Bed, at: int) -> None:
     made = product_of("nrf91", BOARD, **STATION)
     assert provisioned(modem.open(made, f"reset-at={at}"), made) is KeyProof.DIGEST
@@ -124,7 +116,8 @@ def test_a_modem_that_restarts_by_itself_is_provisioned_none_the_less(modem: Bed
         ("wrong-device", Fault.UNATTESTED),
     ],
 )
-def test_each_trouble_has_its_fault(modem: Bed, fault: str, expected: Fault) -> None:
+def test_each_trouble_has_its_fault(modem: Bed, fault: str, expected: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    less_patience(monkeypatch, "nrf91", expected)
     made = product_of("nrf91", BOARD)
     board = modem.open(made, fault)
     refusal(lambda: provisioned(board, made), expected)
@@ -232,7 +225,10 @@ def test_a_whole_restart_by_the_modem_firmware_s_own_command(modem: Bed) -> None
 
 def test_a_shell_that_does_not_restart_is_found_out(modem: Bed) -> None:
     made = product_of("nrf91", {**BOARD, "host": "shell", "reset": "kernel"})
-    refusal(modem.open(made, "no-restart", mode="shell").reset, Fault.UNIT_RESET)
+    # Slow, so that it has been up for some while before the reset.
+    board = modem.open(made, "no-restart", "slow=50", mode="shell")
+    board.identify()
+    refusal(board.reset, Fault.UNIT_RESET)
 
 
 def test_a_modem_cannot_dial_and_takes_no_images(modem: Bed) -> None:

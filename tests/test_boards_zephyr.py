@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 from board_contract import BoardContract
-from family_bed import Bed, bed, certified, product_of, provisioned, refusal
+from family_bed import Bed, bed, certified, less_patience, product_of, provisioned, refusal
 
 from station.boards.zephyr import FAMILY, Options, ZephyrBoard
 from station.faults import Fault
@@ -26,7 +26,7 @@ class TestContract(BoardContract):
 
     driver = ZephyrBoard
     serial = chip = CHIP
-    keys: ClassVar = [(KeyOrigin.STATION, KeyType.P256), (KeyOrigin.STATION, KeyType.RSA2048)]
+    keys: ClassVar = [(KeyOrigin.STATION, KeyType.P256), (KeyOrigin.STATION, KeyType.P384)]
     proofs: ClassVar = {KeyOrigin.STATION: KeyProof.DIGEST}
     dials = False
     mode, baud_bytes = "new", 0
@@ -53,14 +53,6 @@ class TestContractOfAnOldShell(TestContract):
     proofs: ClassVar = {KeyOrigin.BOARD: KeyProof.UNPROVEN}
     mode, baud_bytes = "old", 92_160
     options = Options(buffer_bytes=4_096, chunk=192)
-
-
-@pytest.fixture(autouse=True)
-def _less_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boards that never answer again are waited for in many tests here."""
-    monkeypatch.setattr("station.boards.zephyr._RESTART_S", 3.0)
-    monkeypatch.setattr("station.boards.zephyr._STORE_S", 4.0)
-    monkeypatch.setattr("station.boards.zephyr._KEYGEN_S", 8.0)
 
 
 @pytest.fixture
@@ -101,7 +93,8 @@ def test_a_board_that_restarts_by_itself_is_provisioned_none_the_less(shell: Bed
         ("bad-csr-signature", Fault.CSR_INVALID),
     ],
 )
-def test_each_trouble_has_its_fault(shell: Bed, fault: str, expected: Fault) -> None:
+def test_each_trouble_has_its_fault(shell: Bed, fault: str, expected: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    less_patience(monkeypatch, "zephyr", expected)
     made = product_of("zephyr", ROOMY)
     board = shell.open(made, "buffer=4096", fault)
     refusal(lambda: provisioned(board, made), expected)

@@ -145,7 +145,7 @@ class FreertosBoard:
         began = time.monotonic()
         self._wire.write(b"reset\r\n")
         self._ready = False
-        self._wire.through_restart(lambda: self._synchronise(_RESTART_S), _RESTART_S)
+        self._wire.through_restart(lambda: self._synchronise(round(_RESTART_S / _SYNC_S)), _RESTART_S)
         # Who restarted has not been up for longer than that.
         up, passed = self._again(self._uptime), (time.monotonic() - began) * 1000
         if up > passed:
@@ -285,8 +285,8 @@ class FreertosBoard:
     def _again(self, act: Callable[[], _T]) -> _T:
         """Do what may be done twice, and do it again where an answer was lost or damaged."""
         for attempt in range(1, _TRIES + 1):
+            self._synchronise()
             try:
-                self._synchronise()
                 return act()
             except _LostError as error:
                 if attempt == _TRIES:
@@ -298,9 +298,8 @@ class FreertosBoard:
                 self._ready = False
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
-    def _synchronise(self, total_s: float = _TRIES * _SYNC_S) -> None:
+    def _synchronise(self, tries: int = _TRIES) -> None:
         """Drop a half line by Ctrl-C, end a half PEM by a line that is too long for one, and wait for quiet."""
-        tries = round(total_s / _SYNC_S)
         for attempt in range(1, tries + 1):
             if self._ready:
                 return

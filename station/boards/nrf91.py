@@ -202,12 +202,12 @@ class Nrf91Board:
             case "cfun":
                 self._again(lambda: self._accepted(self._ask("AT+CFUN=0", _SHORT_S), "AT+CFUN=0", Fault.UNIT_RESET))
             case "xreset":
-                self._accepted(self._ask("AT#XRESET", _SHORT_S), "AT#XRESET", Fault.UNIT_RESET)
+                self._xreset()
             case "kernel":
                 self._wire.write(b"kernel reboot cold\r\n")
         began = time.monotonic()
         self._ready = False
-        self._wire.through_restart(lambda: self._synchronise(_RESTART_S), _RESTART_S)
+        self._wire.through_restart(lambda: self._synchronise(round(_RESTART_S / _SYNC_S)), _RESTART_S)
         if self._options.reset == "kernel":
             found = self._wire.ask(b"kernel uptime\r\n", _UPTIME, _SHORT_S)
             up, passed = int(found[1]), (time.monotonic() - began) * 1000
@@ -230,6 +230,14 @@ class Nrf91Board:
     def close(self) -> None:
         """Give the port back. Never raises."""
         self._wire.close()
+
+    def _xreset(self) -> None:
+        """Its OK may be lost with the port of a USB board; the stop tells a board that was lifted."""
+        try:
+            self._accepted(self._ask("AT#XRESET", _SHORT_S), "AT#XRESET", Fault.UNIT_RESET)
+        except FaultError as error:
+            if error.fault is not Fault.LIFTED:
+                raise
 
     def _device(self) -> str | None:
         """The modem's UUID; None where its firmware cannot tell it."""
@@ -298,8 +306,8 @@ class Nrf91Board:
     def _again(self, act: Callable[[], _T]) -> _T:
         """Do what may be done twice, and do it again where the answer was lost, or damaged by the firmware's log."""
         for attempt in range(1, _TRIES + 1):
+            self._synchronise()
             try:
-                self._synchronise()
                 return act()
             except _GarbledError as error:
                 if attempt == _TRIES:
@@ -312,9 +320,8 @@ class Nrf91Board:
                 self._ready = False
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
-    def _synchronise(self, total_s: float = _TRIES * _SYNC_S) -> None:
+    def _synchronise(self, tries: int = _TRIES) -> None:
         """Once an opened or restarted board: end a half line, have it answer, and number its errors."""
-        tries = round(total_s / _SYNC_S)
         for attempt in range(1, tries + 1):
             if self._ready:
                 return

@@ -174,7 +174,7 @@ class ZephyrBoard:
         began = time.monotonic()
         self._wire.write(b"kernel reboot cold\r")
         self._ready = False
-        self._wire.through_restart(lambda: self._synchronise(_RESTART_S), _RESTART_S)
+        self._wire.through_restart(lambda: self._synchronise(round(_RESTART_S / _SYNC_S)), _RESTART_S)
         # Who restarted has not been up for longer than that.
         up, passed = self._again(self._uptime), (time.monotonic() - began) * 1000
         if up > passed:
@@ -332,8 +332,8 @@ class ZephyrBoard:
     def _again(self, act: Callable[[], _T]) -> _T:
         """Do what may be done twice, and do it again where an answer was lost or damaged."""
         for attempt in range(1, _TRIES + 1):
+            self._synchronise()
             try:
-                self._synchronise()
                 return act()
             except _LostError as error:
                 if attempt == _TRIES:
@@ -345,9 +345,8 @@ class ZephyrBoard:
                 self._ready = False
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
-    def _synchronise(self, total_s: float = _TRIES * _SYNC_S) -> None:
+    def _synchronise(self, tries: int = _TRIES) -> None:
         """End whatever half line or load is in the shell, and wait for its prompt and for quiet."""
-        tries = round(total_s / _SYNC_S)
         for attempt in range(1, tries + 1):
             if self._ready:
                 return
