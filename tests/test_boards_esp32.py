@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,13 +15,15 @@ from typing import Any, ClassVar
 import pytest
 from board_contract import BoardContract, Stop
 from cryptography import x509
+from esp_idf_nvs_partition_gen import nvs_partition_gen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_ca import product
 
-from station.boards.esp32 import FAMILY, Esp32Board, Options
+from station.boards.esp32 import FAMILY, Esp32Board, Nvs, Options
 from station.boards.flasher import Flasher, OrderError
+from station.boards.nvs import strings
 from station.boards.secure_cert import Entry, build, entry, parse
 from station.credentials import Credentials, examine
 from station.faults import Fault, FaultError
@@ -30,6 +33,9 @@ from station.transcript import Transcript
 
 MAC = "A0B1C2D3E4F5"
 BY_WATCHDOG = Options(reset="watchdog-reset")  # a pty has no RTS line
+
+
+BY_NVS = Options(offset=0x9000, size=0x4000, nvs=Nvs(roots="server_roots"), reset="watchdog-reset")
 
 
 class TestContract(BoardContract):
@@ -186,6 +192,64 @@ def test_the_vendor_s_parser_finds_the_whole_chain_and_the_key(
     assert "Hash of data verified" in log
     assert "ESP32-C3" in log
     BoardContract().nothing_of_the_key_is_in(transcript, credentials)
+
+
+@pytest.mark.parametrize("form", ChainForm)
+def test_an_nvs_partition_is_made_by_espressif_s_generator_and_read_back(
+    plug: Plug, transcript: Transcript, form: ChainForm
+) -> None:
+    board, _ = plug(options=BY_NVS)
+    board.identify()
+    assert not board.inspect(bytes(32)).chain
+    credentials = certified(board, form)
+    board.install(credentials)
+    evidence = board.inspect(bytes(32))
+    assert evidence.roots is not None
+    assert examine(evidence, credentials, bytes(32)) is KeyProof.DIGEST
+    BoardContract().nothing_of_the_key_is_in(transcript, credentials)
+
+
+def test_what_an_nvs_string_cannot_hold_is_refused_before_it_is_sent(plug: Plug) -> None:
+    board, _ = plug(options=BY_NVS)
+    credentials = replace(certified(board), server_roots=b"r" * 4_000)
+    refusal(lambda: board.install(credentials), Fault.PRODUCT_UNFIT)
+    assert FAMILY.limits(BY_NVS).roots_bytes == FAMILY.limits(BY_NVS).place_bytes == 3_999
+
+
+def nvs(texts: dict[str, str]) -> bytes:
+    made = io.BytesIO()
+    generator = nvs_partition_gen.nvs_open(made, 0x6000, 0xFE)
+    for namespace in ("certs", "other"):
+        nvs_partition_gen.write_entry(generator, namespace, "namespace", "", "")
+        for name, text in texts.items():
+            nvs_partition_gen.write_entry(generator, name, "data", "string", text + namespace)
+    nvs_partition_gen.nvs_close(generator)
+    return made.getvalue()
+
+
+def test_the_strings_of_one_namespace_are_read_from_all_its_pages() -> None:
+    texts = {"a": "A" * 3_000, "b": "B" * 2_000, "c": ""}
+    assert strings(nvs(texts), "certs") == {name: f"{text}certs\0".encode() for name, text in texts.items()}
+    assert strings(nvs(texts), "none") == {}
+    assert strings(b"\xff" * 0x4000, "certs") == {}
+
+
+@settings(max_examples=60)
+@given(st.integers(64, 173), st.integers(0, 7))  # what follows fills its text's last 32 bytes
+def test_no_changed_bit_of_an_nvs_entry_is_read_over(at: int, bit: int) -> None:
+    partition = bytearray(nvs({"a": "A" * 40}))
+    before = strings(bytes(partition), "certs")
+    partition[at] ^= 1 << bit
+    with contextlib.suppress(ValueError):
+        assert strings(bytes(partition), "certs") != before
+
+
+@settings(max_examples=30)
+@given(st.binary(max_size=300))
+def test_no_garbage_makes_the_nvs_reader_fall_over(garbage: bytes) -> None:
+    for start in (b"", b"\xfe\xff\xff\xff" + bytes(28) + b"\xaa" * 32):
+        with contextlib.suppress(ValueError):
+            strings((start + garbage).ljust(0x1000, b"\xff"), "certs")
 
 
 def test_each_form_of_chain_goes_into_its_entries_and_roots_into_the_user_s(plug: Plug) -> None:
@@ -348,7 +412,7 @@ MISSING = '{"error": "ModuleNotFoundError", "detail": "No module named esptool",
         ("out.write(bytes([255] * 4))", "an answer of 4294967295 bytes"),
         ("out.write(bytes([0, 0, 0, 2]) + b'[]')", "an answer that is none"),
         (f"out.write(bytes([0, 0, 0, {len(EXCESS)}]) + {EXCESS.encode()!r})", "9999 bytes of data"),
-        (f"out.write(bytes([0, 0, 0, {len(MISSING)}]) + {MISSING.encode()!r})", "pip install 'esptool"),
+        (f"out.write(bytes([0, 0, 0, {len(MISSING)}]) + {MISSING.encode()!r})", "next: docs/boards/esp32.md"),
     ],
 )
 def test_a_child_that_is_none_is_its_own_fault(
@@ -374,7 +438,18 @@ def test_limits_are_those_of_the_partition() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"offset": 0xD001}, {"size": 100}, {"roots": 3}, {"serial_prefix": "../"}, {"reset": "x"}]
+    "wrong",
+    [
+        {"offset": 0xD001},
+        {"size": 100},
+        {"roots": 3},
+        {"serial_prefix": "../"},
+        {"reset": "x"},
+        {"nvs": {"key": "longer_than_15_c"}},
+        {"nvs": {"key": "client_cert"}, "size": 0x3000},
+        {"nvs": {}},
+        {"nvs": {}, "size": 0x3000, "roots": 51},
+    ],
 )
 def test_options_out_of_their_bounds_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

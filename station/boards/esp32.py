@@ -1,22 +1,25 @@
 """The family `esp32`: Espressif's chips through their loader, by esptool, with the key made on the station.
 
-What a unit gets is one flash partition (`secure_cert`), written whole, verified by the chip's own MD5, read back after
-the reset. esptool runs in a child process for each run (`flasher`).
+What a unit gets is one flash partition (`secure_cert`, or `nvs`), written whole, verified by the chip's own MD5, read
+back after the reset. esptool runs in a child process for each run (`flasher`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from station.boards.claim import Claim
 from station.boards.enrollment import EVERY_KEY, enroll_here
 from station.boards.flasher import Answer, Flasher, OrderError
 from station.boards.images import reviewed
+from station.boards.nvs import NAME, strings
 from station.boards.secure_cert import INTEGRITY_ROOM, Entry, EntryType, build, parse, room
 from station.credentials import Credentials, Enrollment, Evidence, Held
 from station.family import Family, Limits
@@ -32,15 +35,41 @@ _ORDER_S: Final = 20.0
 _LEAVE_S: Final = 3.0
 _ERASE_S: Final = 80.0  # a MiB; twice what esptool itself allows for
 _END: Final = b"\0"  # of each PEM text
+_NVS_LEAST: Final = 0x3000
+_NVS_TEXT: Final = 3_999  # bytes of one string, beside its NUL
 _KEY_MOST: Final = 3_400  # bytes of an RSA-4096 key as PEM
+
+_Name: TypeAlias = Annotated[str, Field(pattern=NAME)]
+
+
+class Nvs(BaseModel):
+    """The names of the strings in an NVS partition: at most 15 characters, longer ones are cut without a word.
+
+    ``ca`` is written where the chain is ``leaf,ca``; without ``roots`` the server roots are the firmware's own.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    namespace: _Name = "certs"
+    certificate: _Name = "client_cert"
+    ca: _Name = "client_ca"
+    key: _Name = "client_key"
+    roots: _Name | None = None
+
+    @model_validator(mode="after")
+    def _all_different(self) -> Nvs:
+        names = [name for name in (self.certificate, self.ca, self.key, self.roots) if name is not None]
+        if len(set(names)) != len(names):
+            raise ValueError("each string should have a name of its own")
+        return self
 
 
 class Options(BaseModel):
     """`options` of a product of this family.
 
-    ``secure_boot`` is what the eFuses must say. A chip with flash encryption is refused, and so is one in secure
-    download mode. ``serial_prefix`` stands before the MAC in the unit's serial. ``roots`` is the user entry (51 to 55)
-    that takes the server roots; without it they are the firmware's own.
+    ``offset`` and ``size`` are the partition's: `esp_secure_cert`, or with ``nvs`` an NVS partition that nothing else
+    writes to. ``secure_boot`` is what the eFuses must say; a chip with flash encryption or in secure download mode is
+    refused. ``serial_prefix`` stands before the MAC in the unit's serial. ``roots`` is the user entry (51 to 55) that
+    takes the server roots; without it they are the firmware's own.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -48,9 +77,28 @@ class Options(BaseModel):
     size: Annotated[int, Field(ge=_SECTOR, le=0x10000, multiple_of=_SECTOR)] = 0x2000
     serial_prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,31})?$")] = ""
     roots: Annotated[int, Field(ge=51, le=55)] | None = None
+    nvs: Nvs | None = None
     secure_boot: bool = False
     stub: bool = True
     reset: Literal["hard-reset", "watchdog-reset"] = "hard-reset"
+
+    @model_validator(mode="after")
+    def _fits_nvs(self) -> Options:
+        if self.nvs is not None and self.size < _NVS_LEAST:
+            raise ValueError(f"size: an NVS partition has at least {_NVS_LEAST:#x} bytes")
+        if self.nvs is not None and self.roots is not None:
+            raise ValueError("roots: is for esp_secure_cert; say nvs.roots")
+        return self
+
+    @property
+    def places(self) -> dict[str, int | str]:
+        """Where certificate, ca, key and (where they are installed) roots stand: a type, or a name in the NVS."""
+        if self.nvs is not None:
+            found: dict[str, int | str | None] = dict(self.nvs.model_dump(exclude={"namespace"}))
+        else:
+            types = {"certificate": EntryType.DEVICE_CERT, "ca": EntryType.CA_CERT, "key": EntryType.PRIVATE_KEY}
+            found = {**types, "roots": self.roots}
+        return {place: where for place, where in found.items() if where is not None}
 
 
 class Esp32Board:
@@ -93,12 +141,9 @@ class Esp32Board:
 
     def install(self, credentials: Credentials) -> None:
         """Write the whole partition. Raises also `Fault.PRODUCT_UNFIT`, `Fault.INSTALL_REFUSED`."""
-        try:
-            partition = build(self._entries(credentials), self._options.size)
-        except ValueError as error:
-            raise FaultError(Fault.PRODUCT_UNFIT, f"esp_secure_cert: {error}") from None
+        partition = self._built(credentials)
         self._connected()
-        self._transcript.note(f"not kept: esp_secure_cert with the unit's private key, {len(partition)} bytes")
+        self._transcript.note(f"not kept: a partition with the unit's private key, {len(partition)} bytes")
         self._write(self._options.offset, partition, Fault.INSTALL_REFUSED)
 
     def reset(self) -> None:
@@ -116,16 +161,12 @@ class Esp32Board:
             "read", Fault.UNIT_SILENT, timeout_s=_ORDER_S + self._line_s(2 * size), most=size,
             offset=self._options.offset, size=size,
         )  # fmt: skip
-        try:
-            entries = {one.type: one.data for one in parse(read.data)}
-        except ValueError as error:
-            raise FaultError(Fault.READBACK_DIFFERS, f"esp_secure_cert: {error}") from None
-        places = [EntryType.DEVICE_CERT, EntryType.CA_CERT]
-        chain = tuple(Held(entries[place], ending=_END) for place in places if place in entries)
+        held = self._texts_of(read.data)
+        chain = tuple(Held(held[place], ending=_END) for place in ("certificate", "ca") if place in held)
         if not chain:
             return Evidence((), None)
-        key = hashlib.sha256(entries.get(EntryType.PRIVATE_KEY, b"")).digest()
-        roots = None if self._options.roots is None else Held(entries.get(self._options.roots, b""), ending=_END)
+        key = hashlib.sha256(held.get("key", b"")).digest()
+        roots = Held(held.get("roots", b""), ending=_END) if "roots" in self._options.places else None
         return Evidence(chain, Held(key, digest=True, ending=_END), roots)
 
     def dial(self, call: Call) -> Ending:
@@ -164,13 +205,34 @@ class Esp32Board:
             on = "on" if found["secure_boot"] else "off"
             raise FaultError(Fault.CHIP_STATE, f"the chip's secure boot is {on}, the product says otherwise")
 
-    def _entries(self, credentials: Credentials) -> list[Entry]:
-        leaf, *ca = (text + _END for text in credentials.texts())
-        entries = [Entry(EntryType.DEVICE_CERT, leaf), *(Entry(EntryType.CA_CERT, text) for text in ca)]
-        entries.append(Entry(EntryType.PRIVATE_KEY, credentials.key_text() + _END))
-        if self._options.roots is not None:
-            entries.append(Entry(self._options.roots, credentials.server_roots + _END))
-        return entries
+    def _built(self, credentials: Credentials) -> bytes:
+        """The whole partition. Raises `Fault.PRODUCT_UNFIT` where it is too small."""
+        leaf, *ca = credentials.texts()
+        texts = {"certificate": leaf, "key": credentials.key_text(), "roots": credentials.server_roots}
+        texts |= {"ca": ca[0]} if ca else {}
+        places, nvs = self._options.places, self._options.nvs
+        chosen = {places[place]: text for place, text in texts.items() if place in places}
+        if nvs is not None:
+            given = json.dumps({name: text.decode("ascii") for name, text in chosen.items()}).encode()
+            size = self._options.size
+            return self._ask("nvs", Fault.PRODUCT_UNFIT, given, most=size, size=size, namespace=nvs.namespace).data
+        try:
+            return build([Entry(int(kind), text + _END) for kind, text in chosen.items()], self._options.size)
+        except ValueError as error:
+            raise FaultError(Fault.PRODUCT_UNFIT, f"esp_secure_cert: {error}") from None
+
+    def _texts_of(self, partition: bytes) -> dict[str, bytes]:
+        """What stands at each place of a partition that was read back."""
+        try:
+            found = self._parsed(partition)
+        except ValueError as error:
+            raise FaultError(Fault.READBACK_DIFFERS, f"the partition: {error}") from None
+        return {place: found[where] for place, where in self._options.places.items() if where in found}
+
+    def _parsed(self, partition: bytes) -> Mapping[Any, bytes]:
+        if self._options.nvs is not None:
+            return strings(partition, self._options.nvs.namespace)
+        return {one.type: one.data for one in parse(partition)}
 
     def _write(self, offset: int, content: bytes, fault: Fault) -> None:
         timeout_s = _ORDER_S + self._line_s(len(content)) + _ERASE_S * len(content) / 2**20
@@ -192,7 +254,7 @@ class Esp32Board:
         except OrderError as error:
             self._found = None
             if error.kind == "ModuleNotFoundError":
-                raise FaultError(Fault.FLASHER_FAILED, f"{error}; next: pip install 'esptool>=5.6,<6'") from None
+                raise FaultError(Fault.FLASHER_FAILED, f"{error}; next: docs/boards/esp32.md") from None
             raise FaultError(self._fault_of(error, fault), f"{do}: {error}") from None
 
     def _fault_of(self, error: OrderError, fault: Fault) -> Fault:
@@ -203,6 +265,15 @@ class Esp32Board:
 
 
 def _limits(options: Options) -> Limits:
+    if options.nvs is not None:
+        return Limits(
+            forms=frozenset(ChainForm),
+            station_keys=EVERY_KEY,
+            flashes=True,
+            place_bytes=_NVS_TEXT,
+            roots_bytes=None if options.nvs.roots is None else _NVS_TEXT,
+            lifted_by="nothing: a string in the NVS stands within one page; esp_secure_cert holds more",
+        )
     # The longest key, the integrity entry and the head of a certificate's entry stand beside the certificates.
     place = options.size - room(_KEY_MOST) - INTEGRITY_ROOM - room(0) - 16
     return Limits(

@@ -23,6 +23,8 @@ from typing import Any
 _ROM_BAUD = 115_200
 _ATTEMPTS = 2
 _DETAIL = 300
+_PAGE = 4_096
+_NVS_VERSION_2 = 0xFE
 
 
 def main(parent: int) -> int:
@@ -67,23 +69,25 @@ class Worker:
 
     def obey(self, order: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """One order and its answer."""
-        do = order.pop("do")
-        if do == "load":
-            return {}, b""
-        if do == "connect":
-            return self._connect(**order), b""
-        if do == "mac":
-            return {"mac": self._mac()}, b""
-        if do == "write":
-            self._cmds.write_flash(self._chip, [(order["offset"], payload)], no_progress=True)
-            return {}, b""
-        if do == "read":
-            return {}, self._cmds.read_flash(self._chip, order["offset"], order["size"], no_progress=True)
-        if do == "reset":
-            self._cmds.reset_chip(self._chip, order["mode"])
-            self._disconnect()
-            return {}, b""
-        raise ValueError(f"no order is called {do}")
+        match order.pop("do"):
+            case "load":
+                return {}, b""
+            case "connect":
+                return self._connect(**order), b""
+            case "mac":
+                return {"mac": self._mac()}, b""
+            case "nvs":
+                return {}, _nvs(order["size"], order["namespace"], json.loads(payload))
+            case "read":
+                return {}, self._cmds.read_flash(self._chip, order["offset"], order["size"], no_progress=True)
+            case "write":
+                self._cmds.write_flash(self._chip, [(order["offset"], payload)], no_progress=True)
+            case "reset":
+                self._cmds.reset_chip(self._chip, order["mode"])
+                self._disconnect()
+            case other:
+                raise ValueError(f"no order is called {other}")
+        return {}, b""
 
     def _connect(self, port: str, baud: int, *, stub: bool) -> dict[str, Any]:
         """Into the loader, and say what chip it is, before anything is asked that its eFuses might not allow."""
@@ -116,6 +120,19 @@ class Worker:
         if self._chip is not None:
             self._chip._port.close()  # noqa: SLF001 - esptool's own `__exit__` does no more
             self._chip = None
+
+
+def _nvs(size: int, namespace: str, texts: dict[str, str]) -> bytes:
+    """A whole NVS partition with these strings. Espressif's generator keeps a page in reserve, and writes it itself."""
+    from esp_idf_nvs_partition_gen import nvs_partition_gen  # noqa: PLC0415 - as esptool
+
+    made = io.BytesIO()
+    generator = nvs_partition_gen.nvs_open(made, size - _PAGE, _NVS_VERSION_2)
+    nvs_partition_gen.write_entry(generator, namespace, "namespace", "", "")
+    for name, text in texts.items():
+        nvs_partition_gen.write_entry(generator, name, "data", "string", text)
+    nvs_partition_gen.nvs_close(generator)
+    return made.getvalue()
 
 
 if __name__ == "__main__":
