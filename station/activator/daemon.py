@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import structlog
 
@@ -169,7 +168,7 @@ def _register(settings: ActivatorFile, parts: ExitStack, api_url: str | None) ->
         case LedgerRegisterSettings(path=path):
             return LedgerRegister(parts.enter_context(ledger_reader(path)))
         case PostgresRegisterSettings(url_file=file):
-            return LedgerRegister(parts.enter_context(line_reader(_secret(file))))
+            return LedgerRegister(parts.enter_context(line_reader(file)))
         case FeedRegisterSettings(at=at, seals=files):
             return _feed(settings, at, load_seals(files), parts, api_url)
 
@@ -210,14 +209,3 @@ def _subscribed(settings: ActivatorFile, topic: str, seals: dict[str, bytes], pa
     listening.start()
     parts.callback(listening.stop)
     return register
-
-
-def _secret(file: Path) -> str:
-    """The one line of a file that only its owner may read. Raises `Fault.CONFIG`."""
-    try:
-        with file.open(encoding="utf-8") as opened:
-            if file.stat().st_mode & 0o077:
-                raise FaultError(Fault.CONFIG, f"others may read {file}; next: chown and chmod 0600 {file}")
-            return opened.readline(2048).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FaultError(Fault.CONFIG, f"{file} cannot be read") from error

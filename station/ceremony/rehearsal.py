@@ -91,6 +91,8 @@ def _staged(file: Path, act: AnyAct, folder: Path, simulation: Simulation, cloud
         values["subject"]["common_name"] = _marked(values["subject"]["common_name"])
     if "simulator" in type(act).model_fields:
         values["simulator"] = {"api_url": cloud["api_url"]}
+    if values.pop("line", None):  # no PostgreSQL stands on the stage: one more empty ledger answers for it
+        values["ledgers"] = [*values["ledgers"], str(folder / "files" / "line.sqlite")]
     if isinstance(act, RegisterAct):
         values |= {"region": cloud["region"], **({"endpoint": cloud["endpoint"]} if act.endpoint else {})}
     staged = folder / f"{file.stem}.yaml"

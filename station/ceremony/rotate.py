@@ -6,6 +6,7 @@ guide, "Deactivate a CA certificate").
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from station.aws import CaRecord, CaRegistry
@@ -14,6 +15,8 @@ from station.ceremony.session import Session
 from station.config.acts import RetireAct, RotateAct
 from station.config.settings import Simulator
 from station.faults import Fault, FaultError
+from station.ledger.readers import ledger_reader, line_reader
+from station.ledger.standing import Read
 from station.ledger.waiting import waiting_for
 
 _SHOWN = 5
@@ -21,9 +24,7 @@ _SHOWN = 5
 
 def plan(act: RotateAct | RetireAct) -> list[str]:
     """What the act will do."""
-    asked = (
-        f"ask {len(act.ledgers)} ledger(s) for open orders and units that wait for it; if any does, the act waits too"
-    )
+    asked = f"ask {_asked(act)} for open orders and units that wait for it; if any does, the act waits too"
     match act:
         case RotateAct():
             return [
@@ -34,7 +35,7 @@ def plan(act: RotateAct | RetireAct) -> list[str]:
         case RetireAct():
             compromised = "do not wait for anybody: the key is compromised"
             return [
-                asked if act.ledgers else compromised,
+                asked if act.asks else compromised,
                 f"set the CA of {act.registration} INACTIVE, auto-registration off; units that are ACTIVE go on",
                 *(["delete it in AWS IoT; this cannot be undone"] if act.delete else []),
             ]
@@ -80,7 +81,7 @@ def _put_out(act: RotateAct | RetireAct, registration: Registration, session: Se
     session.evidence["aws"] = {"region": registration.region, "id": name, "endpoint": registration.endpoint}
     if not session.journal.stepped("out"):
         _known(registry, registration)
-        if act.ledgers and not _nothing_waits(act.ledgers, registration, registry, session):
+        if act.asks and not _nothing_waits(act, registration, registry, session):
             return False
         session.journal.add(switching=name)
         registry.switch_ca(name, on=False)
@@ -89,29 +90,40 @@ def _put_out(act: RotateAct | RetireAct, registration: Registration, session: Se
 
 
 def _nothing_waits(
-    ledgers: tuple[Path, ...], registration: Registration, registry: CaRegistry, session: Session
+    act: RotateAct | RetireAct, registration: Registration, registry: CaRegistry, session: Session
 ) -> bool:
     orders: set[str] = set()
     units: dict[str, str] = {}
-    for path in ledgers:
-        found = waiting_for(path, registration.ca_certificate_id, simulated=registration.rehearsal)
+    for opened in _records(act):
+        with opened as read:
+            found = waiting_for(read, registration.ca_certificate_id, simulated=registration.rehearsal)
         orders.update(found.orders)
         units.update(found.units)
     if units:  # AWS IoT knows those that have connected since
         for page in registry.certificates_of(registration.ca_certificate_id):
-            known = set(page)
-            units = {serial: one for serial, one in units.items() if one not in known}
+            for name in page:
+                units.pop(name, None)
     if orders or units:
         session.say(f"the CA {registration.ca_certificate_id} stays in service, for these wait for it:")
         session.say(f"  {len(orders)} open order(s) built under it{_some(orders)}")
-        session.say(f"  {len(units)} PROVISIONED unit(s) that have still to register{_some(units)}")
+        session.say(f"  {len(units)} PROVISIONED unit(s) that have still to register{_some(set(units.values()))}")
         session.say("perform this file again when the orders are closed and the units have connected")
         return False
-    session.step("waits", f"no open order and no PROVISIONED unit waits for it, by {len(ledgers)} ledger(s)")
+    session.step("waits", f"no open order and no PROVISIONED unit waits for it, by {_asked(act)}")
     return True
 
 
-def _some(names: set[str] | dict[str, str]) -> str:
+def _records(act: RotateAct | RetireAct) -> list[AbstractContextManager[Read]]:
+    line = [line_reader(act.line)] if act.line else []
+    return [*map(ledger_reader, act.ledgers), *line]
+
+
+def _asked(act: RotateAct | RetireAct) -> str:
+    ledgers = [f"{len(act.ledgers)} ledger(s)"] if act.ledgers else []
+    return " and ".join([*ledgers, *(["the line's database"] if act.line else [])])
+
+
+def _some(names: set[str]) -> str:
     shown = sorted(names)[:_SHOWN]
     more = ", ..." if len(names) > _SHOWN else ""
     return f": {', '.join(shown)}{more}" if shown else ""

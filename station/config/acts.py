@@ -203,13 +203,27 @@ class RegisterAct(TokenAct):
         return self
 
 
-class RotateAct(ActFile):
+class WaitingAct(ActFile):
+    """An act that asks the record what still waits for a CA: stations' ledgers, a line's PostgreSQL, or both.
+
+    ``line`` is a file (0600) whose one line is the database's URL, with a role that may only read.
+    """
+
+    ledgers: Annotated[tuple[FilePath, ...], Field(max_length=64)] = ()
+    line: FilePath | None = None
+
+    @property
+    def asks(self) -> int:
+        """How many records it asks."""
+        return len(self.ledgers) + (self.line is not None)
+
+
+class RotateAct(WaitingAct):
     """Put a new CA in the place of an old one, which goes out of service when nothing waits for it any more."""
 
     act: Literal["rotate"]
     old: FilePath
     new: FilePath
-    ledgers: Annotated[tuple[FilePath, ...], Field(min_length=1, max_length=64)]
     simulator: Simulator | None = None
     outputs: MinutesOutput
 
@@ -218,17 +232,18 @@ class RotateAct(ActFile):
         _at_a_simulator(self.simulator, rehearsal=self.rehearsal)
         if self.old == self.new:
             raise ValueError("old and new are the same registration")
+        if not self.asks:
+            raise ValueError("needs `ledgers`, `line` or both: who else knows what waits for the old CA?")
         return self
 
 
-class RetireAct(ActFile):
+class RetireAct(WaitingAct):
     """Take a CA out of service for good. Units that are ACTIVE go on; no new one of it is registered."""
 
     act: Literal["retire"]
     registration: FilePath
     # A CA whose key is compromised does not wait for its units; any other does.
     reason: Literal["ended", "compromised"]
-    ledgers: Annotated[tuple[FilePath, ...], Field(max_length=64)] = ()
     delete: bool = False
     simulator: Simulator | None = None
     outputs: MinutesOutput
@@ -236,8 +251,10 @@ class RetireAct(ActFile):
     @model_validator(mode="after")
     def _asks_the_ledgers(self) -> RetireAct:
         _at_a_simulator(self.simulator, rehearsal=self.rehearsal)
-        if (self.reason == "ended") != bool(self.ledgers):
-            raise ValueError("ledgers stand with `reason: ended`, and only there: a compromised CA waits for nobody")
+        if (self.reason == "ended") != bool(self.asks):
+            raise ValueError(
+                "ledgers or line stand with `reason: ended`, and only there: a compromised CA waits for nobody"
+            )
         return self
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import sqlalchemy as sa
 
 from station.faults import Fault, FaultError
 from station.ledger.standing import Read
+
+_MAX_URL: Final = 2_048
 
 
 @contextmanager
@@ -22,12 +26,13 @@ def ledger_reader(path: Path) -> Iterator[Read]:
 
 
 @contextmanager
-def line_reader(url: str) -> Iterator[Read]:
-    """A line's database, by its URL; nothing of the URL is ever told, for it holds a password.
+def line_reader(url_file: Path) -> Iterator[Read]:
+    """A line's database, by the one line of ``url_file``; nothing of it is ever told, for it holds a password.
 
     Raises:
-        FaultError: `Fault.CONFIG` where the URL is none, or its driver is not installed.
+        FaultError: `Fault.CONFIG` where others may read the file, its line is no URL, or the driver is not installed.
     """
+    url = _secret(url_file)
     try:
         engine = sa.create_engine(url, pool_pre_ping=True, isolation_level="REPEATABLE READ")
     except (sa.exc.SQLAlchemyError, ImportError):
@@ -36,6 +41,16 @@ def line_reader(url: str) -> Iterator[Read]:
         ) from None
     with _reader(engine, "the line's database") as read:
         yield read
+
+
+def _secret(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8") as opened:
+            if os.fstat(opened.fileno()).st_mode & 0o077:
+                raise FaultError(Fault.CONFIG, f"others may read {file}; next: chown and chmod 0600 {file}")
+            return opened.readline(_MAX_URL).strip()
+    except (OSError, UnicodeDecodeError):
+        raise FaultError(Fault.CONFIG, f"{file} cannot be read") from None  # the exception may hold the line
 
 
 @contextmanager

@@ -1,57 +1,42 @@
-"""What still waits for a CA: open orders built under it, and units that left without their first contact."""
+"""What still waits for a CA: open orders built under it, and units that left without their first contact.
+
+From the record alone, so that a station's SQLite and a line's PostgreSQL are asked in the same words.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import sqlalchemy as sa
 
 from station.faults import Fault, FaultError
-from station.ledger.schema import (
-    admissions,
-    certificates,
-    closures,
-    issued,
-    ledger,
-    live_certificates,
-    order_closures,
-    uses,
-)
-from station.model import Outcome
+from station.ledger.schema import admissions, certificates, closures, issued, ledger, order_closures, outbox, uses
+from station.ledger.standing import PROVISIONED, Read
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """``orders`` are open and built under the CA; ``units`` (serial to certificate id) ended PROVISIONED under it."""
+    """``orders`` are open and built under the CA; ``units`` (certificate id to serial) ended PROVISIONED under it."""
 
     orders: tuple[str, ...]
     units: dict[str, str]
 
 
-def waiting_for(path: Path, authority: str, *, simulated: bool) -> Waiting:
-    """Ask one station's ledger, without changing it.
+def waiting_for(read: Read, authority: str, *, simulated: bool) -> Waiting:
+    """Ask one ledger, without changing it.
 
     Args:
-        path: the ledger's file.
+        read: opens it, as `station.ledger.readers` does.
         authority: the CA's identity, hex SHA-256 of its certificate.
         simulated: whether it should be a simulation's.
 
     Raises:
         FaultError: `Fault.LEDGER_DOWN`; `Fault.SIMULATION_MIXED` where it is a ledger of the other kind.
     """
-    if not path.is_file():
-        raise FaultError(Fault.LEDGER_DOWN, f"there is no ledger {path}; check `ledgers`")
-    engine = sa.create_engine(f"sqlite+pysqlite:///file:{path}?mode=ro&uri=true", connect_args={"timeout": 5.0})
-    try:
-        with engine.connect() as connection:
-            if connection.execute(sa.select(ledger.c.simulated)).scalar() is not simulated:
-                raise FaultError(Fault.SIMULATION_MIXED, f"{path} is a ledger of the other kind")
-            return Waiting(_orders(connection, authority), _units(connection, authority))
-    except sa.exc.SQLAlchemyError as error:
-        raise FaultError(Fault.LEDGER_DOWN, f"{path} cannot be read: {getattr(error, 'orig', error)}") from error
-    finally:
-        engine.dispose()
+    with read() as connection:
+        if connection.execute(sa.select(ledger.c.simulated)).scalar() is not simulated:
+            raise FaultError(Fault.SIMULATION_MIXED, "a ledger that the act names is of the other kind")
+        return Waiting(_orders(connection, authority), _units(connection, authority))
 
 
 def _orders(connection: sa.Connection, authority: str) -> tuple[str, ...]:
@@ -68,13 +53,17 @@ def _orders(connection: sa.Connection, authority: str) -> tuple[str, ...]:
 
 
 def _units(connection: sa.Connection, authority: str) -> dict[str, str]:
-    """Of each unit its live certificate alone: one that was made again waits under its later certificate."""
+    """Without what is out of service: a unit that was made again waits under its later certificate alone."""
     query = (
-        sa.select(live_certificates.c.serial, issued.c.certificate_id)
-        .join(certificates, certificates.c.number == live_certificates.c.number)
-        .join(issued, issued.c.number == live_certificates.c.number)
-        .join(uses, uses.c.number == live_certificates.c.number)
+        sa.select(issued.c.certificate_id, certificates.c.serial)
+        .join(certificates, certificates.c.number == issued.c.number)
+        .join(uses, uses.c.number == issued.c.number)
         .join(closures, closures.c.run == uses.c.run)
-        .where(certificates.c.authority == authority, closures.c.outcome == Outcome.PROVISIONED.value)
+        .outerjoin(outbox, outbox.c.number == issued.c.number)
+        .where(
+            certificates.c.authority == authority,
+            closures.c.outcome == PROVISIONED,
+            outbox.c.number.is_(None),
+        )
     )
-    return {row[0]: row[1] for row in connection.execute(query)}
+    return dict(connection.execute(query).tuples().all())

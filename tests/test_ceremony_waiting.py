@@ -1,0 +1,213 @@
+"""A CA stays in service while anything waits for it: open orders built under it, units that have still to register."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cloud import Device, ProviderCA, SimCloud, provider_ca
+from desk import Desk, refusal
+from ledgers import PRODUCT, end, open_ledger, production, rework
+from postgres import PASSWORD
+from postgres import Line as Shared
+from provider_side import Line, connect
+
+from station.cli import main
+from station.faults import Fault
+from station.ledger import SqliteLedger
+from station.ledger.readers import line_reader
+from station.ledger.waiting import waiting_for
+from station.model import FirstContact
+
+IN_SERVICE, OUT = ("ACTIVE", "ENABLE"), ("INACTIVE", "DISABLE")
+Perform = Callable[[], int]
+
+
+def registered(desk: Desk, name: str, ca: ProviderCA) -> None:
+    """What `register` writes, of a CA whose key is in this process."""
+    said = {
+        "ca_certificate_id": ca.id,
+        "ca_certificate_arn": f"arn:aws:iot:{desk.cloud.said['region']}:000000000000:cacert/{ca.id}",
+        "region": desk.cloud.said["region"],
+        "mode": "DEFAULT",
+        "endpoint": desk.cloud.said["endpoint"],
+        "registered_at": datetime.now(UTC).isoformat(),
+        "rehearsal": True,
+        "simulator": desk.cloud.said["api_url"],
+    }
+    (desk.folder / name).write_text(json.dumps(said))
+
+
+@pytest.fixture(params=["rotate", "retire"])
+def act(request: pytest.FixtureRequest, desk: Desk, cloud: SimCloud, ca: ProviderCA) -> str:
+    """One of the two acts, with its registrations in place; ``ca`` is the one that goes out."""
+    if request.param == "rotate":
+        registered(desk, "old.json", ca)
+        registered(desk, "registration.json", provider_ca(cloud))
+    else:
+        registered(desk, "registration.json", ca)
+    return str(request.param)
+
+
+@pytest.fixture
+def station(desk: Desk) -> Iterator[SqliteLedger]:
+    """The ledger that the act names, with the order WO-1."""
+    ledger = open_ledger(desk.folder / "line.sqlite", simulated=True)
+    ledger.add_order(production(), "linh")
+    yield ledger
+    ledger.dispose()
+
+
+def performed(desk: Desk, act: str, **changes: Any) -> int:
+    return main(["ceremony", str(desk.write(act, **changes)), "--yes", "--by", "Lan"])
+
+
+def provisioned(line: Line, serial: str) -> Device:
+    """A unit that leaves without its first contact."""
+    run, made = line.run(serial)
+    run.product = replace(PRODUCT, first_contact=FirstContact.NONE)
+    end(line.ledger, run)
+    return made
+
+
+def test_it_waits_for_open_orders_and_for_units_and_goes_on_when_there_are_none(
+    *,
+    desk: Desk,
+    act: str,
+    station: SqliteLedger,
+    ca: ProviderCA,
+    cloud: SimCloud,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = Line(station, ca, tmp_path / "devices")
+    units = [provisioned(line, f"SN-{number}") for number in range(7)]
+    lost, _ = line.run("SN-LOST")
+    end(station, lost, Fault.LIFTED)
+
+    assert performed(desk, act) == 4
+    said = capsys.readouterr().out
+    assert "1 open order(s) built under it: WO-1\n" in said
+    assert "7 PROVISIONED unit(s) that have still to register: SN-0, SN-1, SN-2, SN-3, SN-4, ...\n" in said
+    assert desk.described(ca.id) == IN_SERVICE
+    assert not (desk.folder / f"minutes-{act}.md").exists()
+
+    station.close_order("WO-1", "linh")
+    connect(cloud, *units[:6])
+    assert performed(desk, act) == 4
+    said = capsys.readouterr().out
+    assert "0 open order(s) built under it\n" in said
+    assert "1 PROVISIONED unit(s) that have still to register: SN-6\n" in said
+    assert desk.described(ca.id) == IN_SERVICE
+
+    connect(cloud, units[6])
+    assert performed(desk, act) == 0
+    assert desk.described(ca.id) == OUT
+    steps = [step["result"] for step in desk.minutes(act)["steps"]]
+    assert "no open order and no PROVISIONED unit waits for it, by 1 ledger(s)" in steps
+    assert len(desk.minutes(act)["sittings"]) == 3
+
+
+def test_a_unit_that_was_made_again_waits_under_its_later_certificate_alone(
+    desk: Desk, station: SqliteLedger, ca: ProviderCA, cloud: SimCloud, tmp_path: Path
+) -> None:
+    newer = provider_ca(cloud)
+    provisioned(Line(station, ca, tmp_path / "old"), "SN-1")
+    station.add_order(rework("RW-1", "SN-1"), "linh")
+    again = provisioned(Line(station, newer, tmp_path / "new"), "SN-1")
+    read = station.store.read
+    assert waiting_for(read, ca.id, simulated=True).units == {}
+    assert waiting_for(read, newer.id, simulated=True).units == {again.id: "SN-1"}
+    assert waiting_for(read, ca.id, simulated=True).orders == ("WO-1",)
+
+
+def test_a_compromised_ca_waits_for_nobody(desk: Desk, station: SqliteLedger, ca: ProviderCA, tmp_path: Path) -> None:
+    registered(desk, "registration.json", ca)
+    provisioned(Line(station, ca, tmp_path / "devices"), "SN-1")
+    assert performed(desk, "retire", reason="compromised", ledgers=None) == 0
+    assert desk.described(ca.id) == OUT
+
+
+def test_a_ledger_that_is_missing_or_of_the_other_kind_is_no_word_that_nothing_waits(
+    desk: Desk, act: str, ca: ProviderCA
+) -> None:
+    refusal(lambda: desk.perform(act, ledgers=["line.sqlite", "gone.sqlite"]), Fault.LEDGER_DOWN)
+    open_ledger(desk.folder / "real.sqlite").dispose()
+    refusal(lambda: desk.perform(act, ledgers=["line.sqlite", "real.sqlite"]), Fault.SIMULATION_MIXED)
+    assert desk.described(ca.id) == IN_SERVICE
+
+
+@pytest.fixture
+def url_file(shared_line: Shared, desk: Desk) -> Path:
+    file = desk.folder / "line-url"
+    at = f"127.0.0.1:{shared_line.server.port}/{shared_line.name}"
+    file.write_text(f"postgresql+psycopg://line_boss:{PASSWORD.replace(' ', '%20')}@{at}\n")
+    file.chmod(0o600)
+    return file
+
+
+def of_a_rehearsal(line: Shared, *, yes: bool) -> None:
+    """The database's kind: the stations of the tests' line are real ones, the acts a rehearsal's."""
+    with closing(line.server.owner(line.name)) as owner:
+        owner.execute("ALTER TABLE ledger DISABLE TRIGGER ALL")
+        owner.execute("UPDATE ledger SET simulated = %s", (yes,))
+
+
+@pytest.mark.parametrize("act", ["rotate"], indirect=True)
+def test_the_line_s_postgresql_is_asked_for_all_its_stations_at_once(
+    *,
+    desk: Desk,
+    act: str,
+    ca: ProviderCA,
+    cloud: SimCloud,
+    shared_line: Shared,
+    url_file: Path,
+    make_stations: Callable[..., list[SqliteLedger]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one, two = make_stations("s1", "s2")
+    syncs = [shared_line.sync(ledger, ledger.store.path.stem) for ledger in (one, two)]
+    one.add_order(production(), "linh")
+    for sync in (*syncs, *syncs):
+        sync.round()
+    waiting = [
+        provisioned(Line(ledger, ca, tmp_path / ledger.store.path.stem), f"SN-{ledger.store.path.stem}")
+        for ledger in (one, two)
+    ]
+    for sync in syncs:
+        sync.round()
+    with line_reader(url_file) as read:
+        found = waiting_for(read, ca.id, simulated=False)
+    assert found.orders == ("WO-1",)
+    assert found.units == {waiting[0].id: "SN-s1", waiting[1].id: "SN-s2"}
+
+    only = {"ledgers": None, "line": "line-url"}
+    refusal(lambda: desk.perform(act, **only), Fault.SIMULATION_MIXED)
+    of_a_rehearsal(shared_line, yes=True)
+    assert performed(desk, act, **only) == 4
+    assert "2 PROVISIONED unit(s) that have still to register: SN-s1, SN-s2\n" in capsys.readouterr().out
+    connect(cloud, *waiting)
+    assert performed(desk, act, **only) == 4, "the order is open"
+    of_a_rehearsal(shared_line, yes=False)
+    one.close_order("WO-1", "linh")
+    for sync in syncs:
+        sync.round()
+    of_a_rehearsal(shared_line, yes=True)
+    assert performed(desk, act, **only) == 0
+    assert desk.described(ca.id) == OUT
+    assert PASSWORD not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("act", ["retire"], indirect=True)
+def test_a_url_that_others_may_read_is_refused(desk: Desk, act: str, ca: ProviderCA, url_file: Path) -> None:
+    url_file.chmod(0o644)
+    said = refusal(lambda: desk.perform(act, line="line-url"), Fault.CONFIG)
+    assert "others may read" in said
+    assert desk.described(ca.id) == IN_SERVICE
