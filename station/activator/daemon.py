@@ -139,7 +139,9 @@ def _start(settings: ActivatorFile, parts: ExitStack) -> tuple[Service, Poller, 
     return service, poller, threads
 
 
-def _listener(events: EventSettings, topic: str, heard: Message, connected: Callable[[], None]) -> Events:
+def _listener(
+    events: EventSettings, topic: str, heard: Message, connected: Callable[[], None], *, lasting: bool = False
+) -> Events:
     return Events(
         endpoint=events.endpoint,
         port=events.port,
@@ -148,6 +150,7 @@ def _listener(events: EventSettings, topic: str, heard: Message, connected: Call
         topic=topic,
         heard=heard,
         connected=connected,
+        lasting=lasting,
     )
 
 
@@ -205,7 +208,7 @@ def _subscribed(settings: ActivatorFile, topic: str, seals: dict[str, bytes], pa
             log.warning("a line of the feed is refused", fault=error.fault.code, detail=error.detail)
 
     events = settings.events.model_copy(update={"client_id": f"{settings.events.client_id}-feed"})
-    listening = _listener(events, f"{topic}/+", came, lambda: None)
+    listening = _listener(events, f"{topic}/+", came, lambda: None, lasting=True)
     listening.start()
     parts.callback(listening.stop)
     return register

@@ -63,6 +63,8 @@ class Events(threading.Thread):
     """Subscribes, and calls ``heard`` with each message; ``connected`` each time there may be some that were missed.
 
     It tries again for ever, 0.25 s after the first failure and at most 30 s apart: the slow poll finds what is missed.
+    ``lasting``: the broker keeps the subscription and what came meanwhile (AWS IoT for an hour, unless its owner asked
+    for more); a message is acknowledged when ``heard`` has returned.
     """
 
     def __init__(
@@ -75,11 +77,12 @@ class Events(threading.Thread):
         topic: str,
         heard: Message,
         connected: Callable[[], None],
+        lasting: bool = False,
     ) -> None:
         super().__init__(name="events")
         self._endpoint, self._port, self._tls = endpoint, port, tls
         self._client_id, self._topic = client_id, topic
-        self._heard, self._connected = heard, connected
+        self._heard, self._connected, self._lasting = heard, connected, lasting
         self._over = threading.Event()
         self._subscribed = False
         self._state = ""
@@ -101,7 +104,10 @@ class Events(threading.Thread):
     def _listen(self) -> str:
         """One connection, for as long as it lasts; returns how it ended."""
         client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=self._client_id, clean_session=True, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            clean_session=not self._lasting,
+            reconnect_on_failure=False,
         )
         client.connect_timeout = _CONNECT_S
         client.tls_set_context(self._tls)

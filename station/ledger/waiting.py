@@ -66,4 +66,4 @@ def _units(connection: sa.Connection, authority: str) -> dict[str, str]:
             outbox.c.number.is_(None),
         )
     )
-    return dict(connection.execute(query).tuples().all())
+    return {str(row.certificate_id): str(row.serial) for row in connection.execute(query)}
