@@ -313,6 +313,23 @@ def test_a_chip_that_did_not_restart_and_one_without_a_wired_reset_line_are_seen
     assert "still runs" in refusal(board.reset, Fault.UNIT_RESET)
 
 
+def test_a_chip_whose_usb_goes_as_it_restarts_and_comes_back_as_another_port_is_found_again(plug: Plug) -> None:
+    board, _ = plug("renumber")
+    credentials = certified(board)
+    board.install(credentials)
+    board.reset()
+    assert board.identify().chip_id == MAC
+    assert examine(board.inspect(bytes(32)), credentials, bytes(32)) is KeyProof.DIGEST
+
+
+def test_a_chip_that_is_lifted_as_it_restarts_is_not_waited_for(plug: Plug, stop: Stop) -> None:
+    board, chip = plug()
+    board.identify()
+    chip.lift()
+    stop.reason = Fault.LIFTED
+    refusal(board.reset, Fault.LIFTED)
+
+
 def test_another_chip_behind_the_reset_is_another_unit(plug: Plug) -> None:
     board, _ = plug("swap-at-reset")
     assert board.identify().chip_id == MAC

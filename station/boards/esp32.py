@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -33,6 +34,7 @@ _LOAD_S: Final = 30.0  # esptool's import: 1.6 s, and more on a laden machine
 _CONNECT_S: Final = 30.0  # two attempts of four resets each, the stub at 115,200 baud
 _ORDER_S: Final = 20.0
 _LEAVE_S: Final = 3.0
+_BACK_S: Final = 10.0  # a USB port that went away at the reset
 _ERASE_S: Final = 80.0  # a MiB; twice what esptool itself allows for
 _END: Final = b"\0"  # of each PEM text
 _NVS_LEAST: Final = 0x3000
@@ -147,9 +149,18 @@ class Esp32Board:
         self._write(self._options.offset, partition, Fault.INSTALL_REFUSED)
 
     def reset(self) -> None:
-        """Restart the chip, and connect again. Raises also `Fault.UNIT_RESET` where the stub is still at work."""
+        """Restart the chip, and connect again, where its port is back if it is its own USB.
+
+        Raises also `Fault.UNIT_RESET` where the stub is still at work.
+        """
         self._connected()
-        self._leave(_ORDER_S)
+        with self._absent():
+            self._leave(_ORDER_S)
+        end = time.monotonic() + _BACK_S
+        while self._found is None and time.monotonic() < end:
+            with self._absent():
+                self._connected()
+            self._stop.wait(0.05)
         if self._connected()["still_stub"]:
             raise FaultError(Fault.UNIT_RESET, f"the flasher stub still runs behind a {self._options.reset}")
 
@@ -241,6 +252,16 @@ class Esp32Board:
     def _leave(self, timeout_s: float) -> None:
         self._found = None
         self._ask("reset", Fault.UNIT_RESET, timeout_s=timeout_s, mode=self._options.reset)
+
+    @contextlib.contextmanager
+    def _absent(self) -> Iterator[None]:
+        """A port that is not there, or not yet the station's to open, is no fault while its chip restarts."""
+        try:
+            yield
+        except FaultError as error:
+            self._stop.check()  # the board itself was lifted
+            if error.fault not in {Fault.LIFTED, Fault.PORT_DENIED}:
+                raise
 
     def _line_s(self, size: int) -> float:
         """Twice the time of ``size`` bytes on the line."""

@@ -30,6 +30,7 @@ _KNOWN = {
     "bad-flash": "one bit of the esp_secure_cert partition cannot be cleared",
     "no-reset": "the watchdog does not reset it",
     "forget": "a reset erases the esp_secure_cert partition",
+    "renumber": "its port goes as it restarts, and comes back as another one",
     "swap-at-reset": "another chip is there after the reset",
     "hang-at=OP": "half an answer to the operation OP (hex), then silence",
     "flood-at=OP": "bytes without end in place of the answer to OP",
@@ -43,6 +44,7 @@ _FLASH_ID, _SFDP, _MAKER = 0x1640EF, 0x50444653, 0xEF
 _SPI, _EFUSE, _WATCHDOG, _WATCHDOG_LOCK = 0x60002000, 0x60008830, 0x60008090, 0x600080A8
 _SPI_CMD, _SPI_ADDR, _SPI_USR2, _SPI_W0 = _SPI, _SPI + 0x04, _SPI + 0x20, _SPI + 0x58
 _ROM_BAUD = 115_200
+_GONE_S = 0.8  # longer than esptool waits for its watchdog
 _BANNER = (
     b"\r\nESP-ROM:esp32c3-api1-20210207\r\nrst:0x7 (TG0WDT_SYS_RST),boot:0x5 (DOWNLOAD(USB/UART0/1))\r\n"
     b"waiting for download\r\n"
@@ -114,6 +116,8 @@ class Chip:
         if "swap-at-reset" in self._faults:
             self._mac = bytes(reversed(self._mac))
         self._wire.pause(0.05)
+        if "renumber" in self._faults:
+            self._wire.renumber(_GONE_S)
         self._power_on()
         self._wire.send(_BANNER)
 
