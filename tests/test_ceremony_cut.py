@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cutting import cut_after, cut_everywhere
-from desk import Desk
+from desk import Desk, refusal
 from test_ceremony import old_ca, openssl
 
 from station.ceremony import minutes
+from station.faults import Fault
 from station.hsm.signers import find_public_key
 from station.hsm.uri import KeyUri
 from station.ledger import ceremonies_on_record
@@ -98,12 +99,29 @@ def test_a_ca_goes_out_of_service(desk: Desk, act: str, monkeypatch: pytest.Monk
 
 
 def test_an_undo_that_was_killed_is_gone_on_with(desk: Desk) -> None:
+    desk.perform("seal")
     desk.perform("root")
-    desk.perform("register")
+    seal = {"key": desk.uri("station-seal"), "public": "seal.pem", "pin": {"file": str(desk.token.pin.file)}}
+    desk.perform("register", seal=seal)
     name = desk.registration()["ca_certificate_id"]
     file = desk.folder / "register.yaml"
-    assert cut_after(file, 0, undo=True) == -signal.SIGKILL
+    codes = [cut_after(file, writes, undo=True) for writes in (0, 1, 2, 3, 4)]
+    assert codes == [-signal.SIGKILL] * 5
+    assert "go on with it: --undo" in refusal(lambda: desk.go_on(file), Fault.CEREMONY)
     desk.undo("register")
     assert cas_of(desk, desk.ca().subject) == 0
-    assert desk.perform("register")
+    (aside,) = desk.folder.glob("undone-*")
+    assert {path.name for path in aside.iterdir()} == {
+        *("minutes-undo.md", "minutes-undo.json"),
+        *("minutes-register.md", "minutes-register.json", "registration.json"),
+    }
+    public = (desk.folder / "seal.pem").read_bytes()
+    for each in ("minutes-undo.md", "minutes-register.md"):
+        minutes.verify(aside / each, public, desk.said.append)
+    told = (aside / "minutes-undo.md").read_text()
+    assert f"CA {name} is deleted in AWS IoT" in told
+    assert "# REHEARSAL of the act undo register: minutes" in told
+    assert acts_on_record(desk)[-1] == "undo register"
+    assert desk.perform("register", seal=seal)
     assert desk.described(name) == ("ACTIVE", "ENABLE")
+    minutes.verify(aside / "minutes-register.md", public, desk.said.append)  # the new outputs are not its own

@@ -17,7 +17,7 @@ from typing import Any
 
 from station.ceremony import importing, issuing, minutes, register, root, rotate
 from station.ceremony import seal as sealing
-from station.ceremony.journal import Journal, now
+from station.ceremony.journal import Journal, make_folder, now
 from station.ceremony.session import People, Session, pin_source
 from station.config.acts import ActFile, AnyAct, RegisterAct, RetireAct, RotateAct, SealAct
 from station.faults import Fault, FaultError
@@ -49,10 +49,14 @@ _ACTS = {
 def plan(act: AnyAct, *, undoing: bool = False) -> list[str]:
     """What the act will do, in sentences, before anything is done."""
     kind = "REHEARSAL of the act" if act.rehearsal else "Act"
-    if undoing:
-        return [f"UNDO of the {kind.lower() if not act.rehearsal else kind} {act.act}:", f"  1. {_undo_plan(act)}"]
-    done = _ACTS[act.act].plan(act)
     seal = "sealed" if act.seal or isinstance(act, SealAct) else "NOT sealed, for the file names no seal"
+    if undoing:
+        return [
+            f"UNDO of the {kind.lower() if not act.rehearsal else kind} {act.act}:",
+            f"  1. {_undo_plan(act)}",
+            f"  2. write minutes of it, {seal}, and put the act's outputs with them into a folder undone-...",
+        ]
+    done = _ACTS[act.act].plan(act)
     done = [*done, f"write the minutes, {seal}, to {act.outputs.minutes} and .json"]
     return [f"{kind} {act.act}:", *(f"  {index}. {line}" for index, line in enumerate(done, 1))]
 
@@ -68,6 +72,8 @@ def perform(act: AnyAct, file: Path, people: People) -> bool:
             token, files or AWS had against it. Nothing is half done that a repetition would not complete.
     """
     journal = _journal(act, file)
+    if journal.undoing:
+        raise FaultError(Fault.CEREMONY, f"the undo of {file} was interrupted; go on with it: --undo")
     if journal.done:
         people.say(f"this act is complete: {', '.join(str(path) for path in act.outputs.paths().values())}")
         return True
@@ -103,11 +109,13 @@ def undo(act: AnyAct, file: Path, people: People) -> None:
         )
     if not journal.begun:
         raise FaultError(Fault.CEREMONY, f"{file} was not performed here: there is nothing to undo")
+    journal.sitting(people.by, people.witnesses)
     session = Session(journal, people, file)
     take_back(act, session)
-    _note(act, session, f"undo {act.act}", {"ended": now(), "minutes_sha256": "", "seal": None})
+    make_folder(journal.aside)
+    _close(act, session, f"undo {act.act}", journal.aside)
     journal.put_aside()
-    people.say("undone; its outputs are gone, and the same file may be performed anew")
+    people.say(f"undone; outputs and minutes of both are in {journal.aside}; the same file may be performed anew")
 
 
 def _journal(act: AnyAct, file: Path) -> Journal:
@@ -116,10 +124,10 @@ def _journal(act: AnyAct, file: Path) -> Journal:
     return Journal(act.state / f"ceremony-{act.act}-{name}.json", file, act.outputs.paths())
 
 
-def _close(act: AnyAct, session: Session, name: str) -> None:
-    """Minutes and the ledger's row: the act is complete when both are on disk."""
+def _close(act: AnyAct, session: Session, name: str, folder: Path | None = None) -> None:
+    """Minutes and the ledger's row: the act (or in ``folder`` its undo) is complete when both are on disk."""
     with _seal(act, session) as by:
-        record = minutes.write(name, rehearsal=act.rehearsal, session=session, by=by)
+        record = minutes.write(name, rehearsal=act.rehearsal, session=session, by=by, folder=folder)
     _note(act, session, name, record)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -41,6 +42,11 @@ class Journal:
     def done(self) -> bool:
         """Whether the act is complete."""
         return "done" in self.facts
+
+    @property
+    def undoing(self) -> bool:
+        """Whether it was taken back at AWS IoT, and the undo has still to come to its end."""
+        return self.begun and (self.stepped("undone") or "undo ended" in self.facts)
 
     @property
     def committed(self) -> bool:
@@ -86,10 +92,15 @@ class Journal:
         """Whether the step is done."""
         return any(step["name"] == name for step in self.facts["steps"])
 
-    def write_output(self, name: str, content: str) -> None:
-        """Note what the output will be, then write it whole and synced."""
+    @property
+    def aside(self) -> Path:
+        """The folder where everything of an act that was undone stays, beside its minutes."""
+        return self._outputs["minutes"].parent / f"undone-{self.facts['id'][:8]}"
+
+    def write_output(self, name: str, content: str, path: Path | None = None) -> None:
+        """Note what the output will be, then write it whole and synced: to its place, or to ``path``."""
         self.keep(f"output {name}", lambda: hashlib.sha256(content.encode()).hexdigest())
-        path = self._outputs[name]
+        path = path or self._outputs[name]
         if not path.exists():
             write_whole(path, content.encode(), 0o644)
 
@@ -104,18 +115,27 @@ class Journal:
         self.facts = {}
 
     def put_aside(self) -> None:
-        """After an undo: the outputs go, the journal stays under another name, and the act may be performed anew."""
+        """After an undo: outputs and minutes go to `aside`, for they are evidence; the act may be performed anew."""
         for name, path in self._outputs.items():
-            if f"output {name}" in self.facts["kept"]:
-                path.unlink(missing_ok=True)
+            if f"output {name}" in self.facts["kept"] and path.exists():
+                self._move(path, name)
         self._path.rename(self._path.with_name(f"{self._path.stem}-undone-{self.facts['id'][:8]}.json"))
         sync_folder(self._path.parent)
+
+    def _move(self, path: Path, name: str) -> None:
+        target = self.aside / path.name
+        try:
+            shutil.move(path, target if not target.exists() else self.aside / f"{name}-{path.name}")
+            for folder in (self.aside, self.aside.parent, path.parent):
+                sync_folder(folder)
+        except OSError as error:
+            raise FaultError(Fault.CEREMONY, f"{path} cannot be put aside: {error.strerror}") from error
 
     def _refuse_foreign_outputs(self) -> None:
         kept = self.facts.get("kept", {})
         for name, path in self._outputs.items():
             if not path.exists():
-                if self.done:
+                if self.done and not self.undoing:
                     raise FaultError(
                         Fault.CEREMONY,
                         f"this act was completed on {self.facts['done']}, but {path} is gone; restore it",
@@ -137,12 +157,17 @@ class Journal:
         return facts
 
     def _save(self, facts: dict[str, Any]) -> None:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FaultError(Fault.CEREMONY, f"{self._path.parent} cannot be made: {error.strerror}") from error
+        make_folder(self._path.parent)
         write_whole(self._path, json.dumps(facts, indent=2).encode(), 0o600)
         self.facts = facts
+
+
+def make_folder(folder: Path) -> None:
+    """Make it, where it is not there. Raises `Fault.CEREMONY`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FaultError(Fault.CEREMONY, f"{folder} cannot be made: {error.strerror}") from error
 
 
 def _bounded(path: Path) -> bytes:

@@ -27,11 +27,24 @@ from station.seal import Seal
 _MAX_MINUTES: Final = 1024 * 1024
 
 
-def write(act: str, *, rehearsal: bool, session: Session, by: Seal | None) -> dict[str, Any]:
-    """Write both, once; an act that was cut here goes on with the same bytes. Returns the record."""
-    journal = session.journal
-    journal.add(ended=now())
-    record = json.loads(journal.keep("record", lambda: _canonical(_record(act, session, rehearsal=rehearsal, by=by))))
+def write(
+    act: str, *, rehearsal: bool, session: Session, by: Seal | None, folder: Path | None = None
+) -> dict[str, Any]:
+    """Write both, once; an act that was cut here goes on with the same bytes. Returns the record.
+
+    Args:
+        act: what the minutes are of; of an undo, ``undo`` and the act.
+        rehearsal: whether it is one.
+        session: who did what.
+        by: the seal, where there is one.
+        folder: of an undo, where its minutes go; the act's own are written at its outputs.
+    """
+    journal, undo = session.journal, "undo " if folder else ""
+    journal.add(**{f"{undo}ended": now()})
+    made = journal.keep(
+        f"{undo}record", lambda: _canonical(_record(act, session, rehearsal=rehearsal, by=by, undo=undo))
+    )
+    record = json.loads(made)
     text = _markdown(record)
 
     def signed() -> str:
@@ -40,9 +53,9 @@ def write(act: str, *, rehearsal: bool, session: Session, by: Seal | None) -> di
         public = by.public_key_pem.decode() if by else None
         return json.dumps({"minutes": body, "seal": {"public_key": public, "signature": signature}}, indent=2) + "\n"
 
-    sealed = journal.keep("sealed", signed)
-    journal.write_output("minutes", text)
-    journal.write_output("minutes_json", sealed)
+    sealed = journal.keep(f"{undo}sealed", signed)
+    journal.write_output(f"{undo}minutes", text, folder / "minutes-undo.md" if folder else None)
+    journal.write_output(f"{undo}minutes_json", sealed, folder / "minutes-undo.json" if folder else None)
     return {**record, "minutes_sha256": hashlib.sha256(sealed.encode()).hexdigest()}
 
 
@@ -97,7 +110,7 @@ def _outputs_beside(path: Path, body: dict[str, Any], say: Say) -> None:
             raise FaultError(Fault.SEAL_INVALID, f"{file} is not what the act wrote")
 
 
-def _record(act: str, session: Session, *, rehearsal: bool, by: Seal | None) -> dict[str, Any]:
+def _record(act: str, session: Session, *, rehearsal: bool, by: Seal | None, undo: str) -> dict[str, Any]:
     facts = session.journal.facts
     record = {
         "version": 1,
@@ -105,7 +118,7 @@ def _record(act: str, session: Session, *, rehearsal: bool, by: Seal | None) -> 
         "act": act,
         "rehearsal": rehearsal,
         "began": facts["began"],
-        "ended": facts["ended"],
+        "ended": facts[f"{undo}ended"],
         "sittings": facts["sittings"],
         "file": {"name": session.file.name, "sha256": facts["file"]},
         "software": version("provisioning-station"),

@@ -98,8 +98,10 @@ def undo(act: RegisterAct, session: Session) -> None:
     certificate = load_ca_certificate(act.certificate)
     registry = CaRegistry(act.region, api_url=act.simulator.api_url if act.simulator else None)
     name, before = certificate_id(certificate), session.journal.facts.get("known_before")
+    session.evidence["aws"] = {"region": act.region, "id": name}
     if registry.describe_ca(name) is None:
-        session.step("undone", f"AWS IoT knows no CA {name}: there is nothing to undo")
+        ours = "deleting" in session.journal.facts  # cut after it was deleted, before that was noted
+        session.step("undone", f"CA {name} is deleted in AWS IoT" if ours else f"AWS IoT knows no CA {name}")
         return
     first = next(registry.certificates_of(name), [])
     if first and not before:
@@ -108,6 +110,7 @@ def undo(act: RegisterAct, session: Session) -> None:
         )
     registry.switch_ca(name, on=bool(before and before["status"] == "ACTIVE"))
     if not before:
+        session.journal.add(deleting=name)
         registry.delete_ca(name)
     session.step("undone", f"CA {name} is {'as it was before' if before else 'deleted in AWS IoT'}")
 

@@ -69,6 +69,7 @@ def undo(act: RotateAct | RetireAct, session: Session) -> None:
     path = act.old if isinstance(act, RotateAct) else act.registration
     registration = _registration(path, rehearsal=act.rehearsal)
     registry = _registry(registration, act.simulator)
+    session.evidence["aws"] = {"region": registration.region, "id": registration.ca_certificate_id}
     if isinstance(act, RetireAct) and act.delete and registry.describe_ca(registration.ca_certificate_id) is None:
         raise FaultError(Fault.CEREMONY, "a CA that was deleted is registered anew by the act register, not undone")
     registry.switch_ca(registration.ca_certificate_id, on=True)
