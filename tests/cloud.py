@@ -148,18 +148,23 @@ def device(ca: ProviderCA, folder: Path, name: str = "SN-1") -> Device:
     """A device's key and certificate under ``ca``, as files in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    leaf = (
-        _builder(subject, ca.certificate.subject, key.public_key())
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .sign(ca.key, hashes.SHA256())
-    )
+    leaf = leaf_of(ca, key.public_key(), name)
     pem = leaf.public_bytes(Encoding.PEM)
     made = Device(leaf, folder / "key.pem", folder / "leaf.pem", folder / "chain.pem")
     made.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     made.alone.write_bytes(pem)
     made.chain.write_bytes(pem + ca.pem.encode())
     return made
+
+
+def leaf_of(ca: ProviderCA, public: ec.EllipticCurvePublicKey, name: str) -> x509.Certificate:
+    """A device's certificate alone: all that AWS IoT ever sees of one."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    return (
+        _builder(subject, ca.certificate.subject, public)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(ca.key, hashes.SHA256())
+    )
 
 
 def activate(api: Any, device: Device, policy: Mapping[str, Any] | None = OPEN_POLICY) -> None:

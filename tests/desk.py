@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cloud import SimCloud
 from cryptography import x509
-from tokens import Token
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from tokens import PIN, Token
 
 from station import ceremony
-from station.ca import load_ca_certificate
+from station.ca import load_ca_certificate, self_signed_root
 from station.ceremony import People
+from station.ceremony.lint import throw_away_key
 from station.config import load_ceremony
 from station.faults import Fault, FaultError
 from station.hsm.signers import find_public_key
 from station.hsm.uri import KeyUri
 from station.ledger.store import Store
+from station.model import KeyType
 
 Acts = dict[str, dict[str, Any]]
 
@@ -90,6 +95,26 @@ class Desk:
     def undo(self, name: str) -> None:
         file = self.folder / f"{name}.yaml"
         ceremony.undo(load_ceremony(file), file, self.people())
+
+    def has_ca(self) -> None:
+        """A CA in the token and its `ca.pem`, as `root` leaves them: for tests that are not about that act."""
+        made = throw_away_key(KeyType.P256)
+        root = self_signed_root(
+            made,
+            common_name="root CA REHEARSAL",
+            organization=self.organization,
+            country=None,
+            days=100,
+            path_length=0,
+            number=x509.random_serial_number(),
+            not_before=datetime.now(UTC),
+        )
+        (self.folder / "ca.pem").write_bytes(root.public_bytes(Encoding.PEM))
+        pem = self.token.folder / "brought.pem"
+        pem.write_bytes(made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        place = ["--token", self.token.label, "--label", self.key.object or "", "--id", "0a", "--pin", PIN]
+        subprocess.run(["softhsm2-util", "--import", str(pem), *place], check=True, capture_output=True)
+        pem.unlink()
 
     def people(self) -> People:
         return People("Lan", self.said.append, lambda _: self.destroyed, ("Minh",))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cloud import OPEN_POLICY, Device, ProviderCA, SimCloud, device
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from ledgers import admitted, note, production
 from ledgers import key as key_name
@@ -36,9 +37,10 @@ def policy(api: Any) -> str:
     return POLICY
 
 
-def connect(cloud: SimCloud, *devices: Device) -> None:
+def connect(cloud: SimCloud, *devices: Device | x509.Certificate) -> None:
     """As if each had connected: AWS IoT registers it and tells."""
-    cloud.control("connected", {"certificates": [one.leaf.public_bytes(Encoding.DER).hex() for one in devices]})
+    leaves = [one.leaf if isinstance(one, Device) else one for one in devices]
+    cloud.control("connected", {"certificates": [leaf.public_bytes(Encoding.DER).hex() for leaf in leaves]})
 
 
 class Line:

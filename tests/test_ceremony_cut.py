@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
+from cloud import ProviderCA, SimCloud, provider_ca
 from cryptography import x509
 from cutting import cut_after, cut_everywhere
 from desk import Desk, refusal
 from test_ceremony import old_ca, openssl
+from test_ceremony_waiting import registered
 
 from station.ceremony import minutes
 from station.faults import Fault
@@ -82,20 +83,14 @@ def test_issuing_by_csr(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("act", ["rotate", "retire"])
-def test_a_ca_goes_out_of_service(desk: Desk, act: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.perform("root")
-    desk.perform("register")
-    changes: dict[str, Any] = {}
+def test_a_ca_goes_out_of_service(desk: Desk, act: str, cloud: SimCloud, ca: ProviderCA) -> None:
     if act == "rotate":
-        (desk.folder / "registration.json").rename(desk.folder / "old.json")
-        own = {"key": desk.uri("new-ca"), "outputs": {"certificate": "new.pem", "minutes": "minutes-new.md"}}
-        desk.perform("root", **own)
-        outputs = {"registration": "registration.json", "minutes": "minutes-new-register.md"}
-        desk.perform("register", certificate="new.pem", key=desk.uri("new-ca"), outputs=outputs)
-    complete(desk, desk.write(act, **changes))
-    old = "old.json" if act == "rotate" else "registration.json"
-    name = (desk.folder / old).read_text().split('"')[3]
-    assert desk.described(name) == ("INACTIVE", "DISABLE")
+        registered(desk, "old.json", ca)
+        registered(desk, "registration.json", provider_ca(cloud))
+    else:
+        registered(desk, "registration.json", ca)
+    complete(desk, desk.write(act))
+    assert desk.described(ca.id) == ("INACTIVE", "DISABLE")
 
 
 def test_an_undo_that_was_killed_is_gone_on_with(desk: Desk) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from desk import Desk, refusal
-from test_ceremony import old_ca, openssl
+from test_ceremony import RSA, old_ca, openssl
 
 from station.ceremony import handover
 from station.ceremony.adopt import adopt
@@ -60,7 +60,7 @@ def handed_over(desk: Desk, products: Path, policy: str = "p") -> Path:
 @pytest.mark.parametrize("way", ["root in mode DEFAULT", "root in mode SNI_ONLY", "import of the seed's CA"])
 def test_the_documented_commands_lead_to_a_first_pass(desk: Desk, way: str) -> None:
     if way.startswith("import"):
-        old_ca(desk)
+        old_ca(desk, key=RSA)
         first = desk.write("import")
     else:
         first = desk.write("root", validity_days=3650)
@@ -153,7 +153,7 @@ def test_the_policies_allow_the_calls_that_the_code_makes_and_no_other() -> None
 
 
 def test_a_hand_over_is_whole_or_refused(desk: Desk) -> None:
-    desk.perform("root")
+    desk.has_ca()
     desk.perform("register")
     products = desk.folder / "products"
     station = station_of(desk, products)
@@ -195,7 +195,7 @@ def test_a_hand_over_is_whole_or_refused(desk: Desk) -> None:
 
 
 def test_a_hand_over_of_another_ca_or_account_is_not_adopted(desk: Desk) -> None:
-    desk.perform("root")
+    desk.has_ca()
     desk.perform("register")
     products = desk.folder / "products"
     station = station_of(desk, products)
