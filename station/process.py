@@ -7,6 +7,8 @@ import os
 import socket
 import sys
 import threading
+import time
+from pathlib import Path
 
 import structlog
 
@@ -23,6 +25,14 @@ def notify(*lines: str) -> None:
             channel.sendto("\n".join(lines).encode(), f"\0{address[1:]}" if address.startswith("@") else address)
         except OSError as error:
             log.warning("systemd does not listen", detail=str(error))
+
+
+def age_s() -> float:
+    """Seconds since this process began, the interpreter's start and all imports among them (proc(5), starttime)."""
+    # The name in the second field may hold anything; what follows its last bracket does not.
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - began
 
 
 def log_as_json(**bound: str) -> None:

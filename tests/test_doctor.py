@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -331,3 +333,12 @@ def test_a_policy_that_forgets_the_topic_is_told(made: Station, cloud_api: Any) 
     found = ask(made, "policy")
     assert (found.level, found.fault) == (Level.BAD, Fault.POLICY_NARROW)
     assert "iot:Publish" in found.text
+
+
+def test_a_process_knows_its_age_with_the_interpreter_s_start() -> None:
+    code = "import time\nfrom station.process import age_s\nprint(age_s(), time.process_time())"
+    began = time.monotonic()
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    age, busy = map(float, said.split())
+    tick = 2 / os.sysconf("SC_CLK_TCK")
+    assert busy - tick <= age <= time.monotonic() - began + tick
