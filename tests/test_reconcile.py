@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from cloud import ProviderCA, SimCloud, activate, device, state
+from cloud import ProviderCA, SimCloud, activate, device, make_ca, register, state
 from ledgers import end, note
 from provider_side import Line, connect
 
 from station.aws.registry import Registry
+from station.cli import main
 from station.faults import Fault
 from station.model import Step
 from station.reconcile import Kind, Repair, Result, compare
-from station.sim.line import Station
+from station.sim.line import Provider, Station
 
 
 class Mess(NamedTuple):
@@ -25,6 +27,12 @@ class Mess(NamedTuple):
 
 def compared(line: Line, registry: Registry, ca: ProviderCA, repair: Repair | None = None) -> Result:
     return compare(line.ledger.store.read, registry, ca.id, lambda what, count: None, repair)
+
+
+@pytest.fixture
+def ca(api: Any) -> ProviderCA:
+    """A registered CA that a station in a simulation takes."""
+    return register(api, make_ca("Device CA REHEARSAL"))
 
 
 @pytest.fixture
@@ -141,3 +149,49 @@ def test_several_pages_are_read_within_the_throttle(
 def test_the_command_says_it_for_people_and_for_scripts(station: Station) -> None:
     assert station.run("reconcile").strip().endswith("the ledger and AWS IoT agree")
     assert json.loads(station.run("reconcile", "--json"))["left"] == 0
+
+
+@pytest.fixture
+def station_file(*, registry: Registry, cloud: SimCloud, ca: ProviderCA, policy: str, tmp_path: Path) -> Path:
+    """The settings of a station that does not run, with the tests' CA; the ledger is where ``ledger_path`` has it."""
+    del registry  # its credentials are wanted
+    (tmp_path / "ca.pem").write_text(ca.pem)
+    provider = Provider(
+        tmp_path, cloud.said, "pkcs11:token=t;object=k?module-path=/m", {"ca_certificate_id": ca.id}, {}
+    )
+    made = Station(tmp_path / "station", provider, state=str(tmp_path))
+    made.settings["aws"]["activation"] = {"by": "station", "policy": policy}
+    made.write_config()
+    return made.config
+
+
+def test_the_command_tells_differences_mends_them_and_revokes_only_after_a_typed_yes(
+    *,
+    mess: Mess,
+    station_file: Path,
+    api: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def ran(*arguments: str) -> tuple[int, str]:
+        code = main(["--config", str(station_file), "reconcile", *arguments])
+        told = capsys.readouterr()
+        assert told.err in {"", "nothing was done\n"}
+        return code, told.out
+
+    code, said = ran()
+    assert code == 1
+    for kind, name in mess.ids.items():
+        assert (name in said) is not kind.well, kind
+    assert status(api, mess.ids[Kind.ORPHAN]) == "ACTIVE"
+
+    code, said = ran("--fix", "--json")
+    fixed = {one["certificate_id"]: one["fixed"] for one in json.loads(said)["found"]}
+    assert (code, json.loads(said)["left"]) == (1, 3)
+    assert (fixed[mess.ids[Kind.ORPHAN]], fixed[mess.ids[Kind.PENDING]]) == ("set INACTIVE", "activated")
+
+    stranger = mess.ids[Kind.UNKNOWN_HERE]
+    for typed, then in (("no", "ACTIVE"), ("yes", "REVOKED")):
+        monkeypatch.setattr("builtins.input", lambda _, typed=typed: typed)
+        assert ran("--revoke-unknown")[0] == 1, "what else is left is somebody's to decide"
+        assert status(api, stranger) == then
