@@ -75,6 +75,7 @@ def test_a_fail_is_the_unit_s_and_nothing_else_is() -> None:
         Fault.LIFTED,
         Fault.SWAPPED,
         Fault.STOPPED,
+        Fault.THERE_AT_START,
     }
 
 

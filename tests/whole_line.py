@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import urllib.request
@@ -156,3 +157,31 @@ def board_bench(station: Station, jig: SimJig, cloud_api: Any) -> Bench:
     """As `bench`, the key is made on the board."""
     station.order("WO-1", "console-board-key", 50)
     return Bench(station, jig, cloud_api)
+
+
+@pytest.fixture(scope="module")
+def _lasting(shared_provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
+    station = Station(tmp_path_factory.mktemp("lasting") / "s", shared_provider)
+    with ExitStack() as parts:
+        parts.callback(station.kill)
+        station.start()
+        station.order("WO-1", "console-board-key", 500)
+        yield station
+
+
+@pytest.fixture
+def lasting_bench(_lasting: Station, provider: Provider, jig: SimJig, cloud_api: Any) -> Bench:
+    """As `board_bench`, on a station that a module's tests share: for those that leave it as it was.
+
+    Each unit of theirs is a `fresh_serial`.
+    """
+    del provider  # asked for, since it takes the cloud's troubles back
+    return Bench(_lasting, jig, cloud_api)
+
+
+_units = itertools.count(1)
+
+
+def fresh_serial() -> str:
+    """A serial that no other test has."""
+    return f"SN-{next(_units):05}"

@@ -250,10 +250,11 @@ class MicroPythonBoard:
         found = self._pasted(code.encode("ascii"), total_s)
         self._at_prompt = True
         error = plain(found["error"]).decode("latin-1").strip()
-        if error:
+        if "Traceback" in error:
             self._loaded.clear()
             raise FaultError(Fault.UNIT_REFUSED, printable(error.splitlines()[-1], 200))
-        return found["out"]
+        # Anything else there is noise that cut in: nothing was said for sure, and it is asked again.
+        return b"" if error else found["out"]
 
     def _enter(self) -> None:
         """Interrupt what runs and come to the raw prompt; again where noise cut into what the board says of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -43,7 +44,9 @@ class Outbox(threading.Thread):
         self._over = threading.Event()
 
     def wake(self) -> None:
-        """Look again, now."""
+        """Look again, now; how many wait is told before this returns, so that no result stands beside an old count."""
+        with suppress(FaultError):  # the round itself will say what the ledger has
+            self._tell(len(self._waiting()))
         self._woken.set()
 
     def stop(self) -> None:

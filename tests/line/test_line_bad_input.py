@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from whole_line import Bench, MakeStation
+from whole_line import Bench, MakeStation, fresh_serial
 
 from station.sim.jig import SimJig
 from station.sim.line import Provider, Station
@@ -135,16 +135,19 @@ def test_a_ca_certificate_of_another_key_is_refused(make_station: MakeStation, t
         ("no-boot-change", "U106"),
     ],
 )
-def test_a_bad_board_fails_by_its_own_fault_and_the_next_one_passes(board_bench: Bench, fault: str, code: str) -> None:
-    result = board_bench.run("SN-BAD", fault)
+def test_a_bad_board_fails_by_its_own_fault_and_the_next_one_passes(
+    lasting_bench: Bench, fault: str, code: str
+) -> None:
+    bad = fresh_serial()
+    result = lasting_bench.run(bad, fault)
     assert result["outcome"] == "FAIL"
     assert result["fault"].startswith(code)
     if result["serial"]:
-        board_bench.nothing_active("SN-BAD")
-    assert board_bench.run("SN-GOOD")["outcome"] == "PASS"
-    written = [path.name for path in board_bench.station.folder.rglob("*")]
+        lasting_bench.nothing_active(bad)
+    assert lasting_bench.run(fresh_serial())["outcome"] == "PASS"
+    written = [path.name for path in lasting_bench.station.folder.rglob("*")]
     assert not [name for name in written if "script" in name or "passwd" in name]
-    for line in board_bench.station.log.read_text().splitlines():
+    for line in lasting_bench.station.log.read_text().splitlines():
         json.loads(line)
 
 
@@ -160,14 +163,15 @@ def test_a_key_that_lives_on_another_unit_is_a_clone(board_bench: Bench, tmp_pat
 
 @pytest.mark.parametrize(("after", "step"), [("read", "install"), ("reset", "verify"), ("sign", "connect")])
 def test_a_board_that_was_swapped_is_found_out_before_the_next_thing_is_done_to_it(
-    board_bench: Bench, after: str, step: str
+    lasting_bench: Bench, after: str, step: str
 ) -> None:
-    board = board_bench.plug("SN-1", f"swap-at={after}:SN-2:CHIP-SN-2")
-    result = board_bench.station.result()
+    serial, other, before = fresh_serial(), fresh_serial(), lasting_bench.station.slot()["since"]
+    board = lasting_bench.plug(serial, f"swap-at={after}:{other}:CHIP-{other}")
+    result = lasting_bench.station.result(after=before)
     assert (result["outcome"], result["fault"], result["step"]) == ("ABORTED", "J202", step)
     board.lift()
-    board_bench.station.empty()
-    board_bench.nothing_active("SN-1")
+    lasting_bench.station.empty()
+    lasting_bench.nothing_active(serial)
 
 
 def test_a_serial_that_belongs_to_another_chip_is_refused(board_bench: Bench) -> None:

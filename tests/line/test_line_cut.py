@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from whole_line import Bench, MakeStation, order_troubles
+from whole_line import Bench, MakeStation, fresh_serial, order_troubles
 
 from station.sim.jig import SimJig
 from station.sim.line import Provider, wait_for
@@ -30,14 +30,20 @@ from station.sim.line import Provider, wait_for
         ("dial", "connect"),
     ],
 )
-def test_a_board_lifted_in_the_middle_is_aborted(board_bench: Bench, command: str, step: str) -> None:
-    board_bench.plug("SN-1", f"vanish-at={command}")
-    result = wait_for("a result", lambda: board_bench.station.slot()["outcome"] and board_bench.station.slot())
+def test_a_board_lifted_in_the_middle_is_aborted(lasting_bench: Bench, command: str, step: str) -> None:
+    bench, serial, before = lasting_bench, fresh_serial(), lasting_bench.station.slot()["since"]
+    bench.plug(serial, f"vanish-at={command}")
+
+    def aborted() -> dict[str, Any] | None:
+        slot = bench.station.slot()
+        return slot if slot["outcome"] and slot["since"] != before else None
+
+    result = wait_for("a result", aborted)
     assert (result["outcome"], result["fault"], result["step"]) == ("ABORTED", "J201", step)
     if result["serial"]:
-        board_bench.nothing_active("SN-1")
-    board_bench.station.empty()
-    assert board_bench.run("SN-2")["outcome"] == "PASS"
+        bench.nothing_active(serial)
+    bench.station.empty()
+    assert bench.run(fresh_serial())["outcome"] == "PASS"
 
 
 @pytest.mark.parametrize("step", ["enroll", "issue", "install", "verify", "connect"])
@@ -60,24 +66,24 @@ def test_a_daemon_that_is_killed_leaves_nothing_that_works(board_bench: Bench, s
 
 def token_children(station: Any) -> list[int]:
     """The pids of the daemon's token processes."""
-    pid = station.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    found = [int(child) for child in children]
+    # A child belongs to the thread that started it: one that was started anew, to a slot's.
+    tasks = Path(f"/proc/{station.process.pid}/task")
+    found = [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
     return [child for child in found if b"station.hsm.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def test_a_killed_token_process_costs_no_unit(bench: Bench) -> None:
-    assert bench.run("SN-1")["outcome"] == "PASS"
-    (child,) = token_children(bench.station)
+def test_a_killed_token_process_costs_no_unit(lasting_bench: Bench) -> None:
+    assert lasting_bench.run(fresh_serial())["outcome"] == "PASS"
+    (child,) = token_children(lasting_bench.station)
     os.kill(child, signal.SIGKILL)
-    assert bench.run("SN-2")["outcome"] == "PASS"
+    assert lasting_bench.run(fresh_serial())["outcome"] == "PASS"
 
 
-def test_a_hanging_module_is_killed_and_costs_no_unit(bench: Bench) -> None:
-    (child,) = token_children(bench.station)
+def test_a_hanging_module_is_killed_and_costs_no_unit(lasting_bench: Bench) -> None:
+    (child,) = token_children(lasting_bench.station)
     os.kill(child, signal.SIGSTOP)
-    assert bench.run("SN-1")["outcome"] == "PASS"
-    assert child not in token_children(bench.station)
+    assert lasting_bench.run(fresh_serial())["outcome"] == "PASS"
+    assert child not in token_children(lasting_bench.station)
 
 
 def test_a_token_that_is_gone_is_the_cas_fault_and_the_line_goes_on_when_it_is_back(
@@ -133,14 +139,14 @@ def test_a_cloud_that_never_registers_is_the_clouds_fault(
 @pytest.mark.parametrize(
     "ending", ["close", "reset", "alert-in-handshake", "alert-after-handshake", "silent", "connack-5"]
 )
-def test_a_lost_first_connect_in_any_form_costs_no_unit(bench: Bench, ending: str) -> None:
-    order_troubles(bench.station.provider, endings=[ending])
-    assert bench.run("SN-1")["outcome"] == "PASS"
+def test_a_lost_first_connect_in_any_form_costs_no_unit(lasting_bench: Bench, ending: str) -> None:
+    order_troubles(lasting_bench.station.provider, endings=[ending])
+    assert lasting_bench.run(fresh_serial())["outcome"] == "PASS"
 
 
-def test_a_slow_registry_costs_no_unit(bench: Bench) -> None:
-    order_troubles(bench.station.provider, pending_delay_s=2.0, throttle={"DescribeCertificate": 4})
-    assert bench.run("SN-1")["outcome"] == "PASS"
+def test_a_slow_registry_costs_no_unit(lasting_bench: Bench) -> None:
+    order_troubles(lasting_bench.station.provider, pending_delay_s=2.0, throttle={"DescribeCertificate": 4})
+    assert lasting_bench.run(fresh_serial())["outcome"] == "PASS"
 
 
 def test_a_publish_that_is_never_acknowledged_is_not_a_pass(
@@ -166,10 +172,11 @@ def test_a_fresh_unit_that_connects_at_once_is_named(bench: Bench) -> None:
     assert result["outcome"] == "PASS"
 
 
-def test_a_board_that_claims_to_have_connected_at_once_is_named(board_bench: Bench) -> None:
-    result = board_bench.run("SN-1", "dial-ending=acknowledged")
+def test_a_board_that_claims_to_have_connected_at_once_is_named(lasting_bench: Bench) -> None:
+    serial = fresh_serial()
+    result = lasting_bench.run(serial, "dial-ending=acknowledged")
     assert (result["outcome"], result["fault"]) == ("ERROR", "N409")
-    board_bench.nothing_active("SN-1")
+    lasting_bench.nothing_active(serial)
 
 
 def test_sigterm_lets_a_run_end(bench: Bench) -> None:
