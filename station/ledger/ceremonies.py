@@ -48,7 +48,9 @@ def ceremonies_on_record(path: Path, *, simulated: bool) -> list[CeremonyRow]:
     store = Store(path, simulated=simulated)
     try:
         with store.read() as connection:
-            rows = connection.execute(sa.select(ceremonies).order_by(ceremonies.c.ended_at, ceremonies.c.id))
+            # Two may end in one second; then the one that was noted first.
+            query = sa.select(ceremonies).order_by(ceremonies.c.ended_at, sa.literal_column("ceremonies.rowid"))
+            rows = connection.execute(query)
             return [CeremonyRow(**row) for row in rows.mappings()]
     finally:
         store.dispose()
