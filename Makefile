@@ -5,8 +5,10 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 SLOTS := 1
+# Half as many again as there are cores: a third of the suite waits, for boards, polls and processes.
+WORKERS := $(shell echo $$(( $$(nproc) * 3 / 2 )))
 # Tests write under /tmp, where a Unix socket's path is short, and leave nothing there.
-PYTEST := room=$$(mktemp -d) && trap 'rm -rf "$$room"' EXIT && PYTEST_DEBUG_TEMPROOT=$$room $(BIN)/python -m pytest -n auto --dist loadfile
+PYTEST := room=$$(mktemp -d) && trap 'rm -rf "$$room"' EXIT && PYTEST_DEBUG_TEMPROOT=$$room $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: install demo test check lint format bench soak docs lock clean setup-sim setup-dev
 

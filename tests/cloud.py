@@ -56,7 +56,7 @@ class SimCloud:
         request = urllib.request.Request(  # noqa: S310 - our own simulator
             f"{self.said['control_url']}/{name}", None if body is None else json.dumps(body).encode()
         )
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - our own simulator
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - our own simulator
             said: dict[str, Any] = json.load(answer)
             return said
 

@@ -114,7 +114,7 @@ class MicroPythonBoard:
     def reset(self) -> None:
         """Restart the board; what was in its memory must be gone afterwards. Raises also `Fault.UNIT_RESET`."""
         self._call("files", _SHORT_S, "mark")
-        self._wire.ask(b"\x05A\x01", _PASTE, _SHORT_S)
+        self._offer()
         self._wire.write(_RESET + b"\x04")
         self._at_prompt, self._loaded = False, set()
         end = time.monotonic() + _RESTART_S
@@ -244,9 +244,6 @@ class MicroPythonBoard:
 
     def _run(self, code: str, total_s: float) -> bytes:
         """What code printed. Raises `Fault.UNIT_REFUSED` for a traceback."""
-        if not self._at_prompt:
-            self._enter()
-        self._at_prompt = False
         found = self._pasted(code.encode("ascii"), total_s)
         self._at_prompt = True
         error = plain(found["error"]).decode("latin-1").strip()
@@ -255,6 +252,19 @@ class MicroPythonBoard:
             raise FaultError(Fault.UNIT_REFUSED, printable(error.splitlines()[-1], 200))
         # Anything else there is noise that cut in: nothing was said for sure, and it is asked again.
         return b"" if error else found["out"]
+
+    def _offer(self) -> re.Match[bytes]:
+        """Ask for raw paste at the prompt; again where noise cut into what the board says of it."""
+        for tries in range(_TRIES):
+            if not self._at_prompt:
+                self._enter()
+            self._at_prompt = False
+            try:
+                return self._wire.ask(b"\x05A\x01", _PASTE, _PROMPT_S)
+            except FaultError as error:
+                if error.fault is not Fault.UNIT_SILENT or tries + 1 == _TRIES:
+                    raise
+        raise FaultError(Fault.UNEXPECTED, "the prompt was not asked")
 
     def _enter(self) -> None:
         """Interrupt what runs and come to the raw prompt; again where noise cut into what the board says of it."""
@@ -271,7 +281,7 @@ class MicroPythonBoard:
 
     def _pasted(self, code: bytes, total_s: float) -> re.Match[bytes]:
         """Send code by raw paste where the firmware knows it, else in pieces, and read what came of it."""
-        offer = self._wire.ask(b"\x05A\x01", _PASTE, _PROMPT_S)
+        offer = self._offer()
         if offer["window"] is None:
             for start in range(0, len(code), _CODE_PIECE):
                 self._wire.write(code[start : start + _CODE_PIECE])
