@@ -98,5 +98,6 @@ def _secret(source: MailPassword) -> str:
             if source.file is not None and (found.st_mode & 0o077 or not stat.S_ISREG(found.st_mode)):
                 raise FaultError(Fault.CONFIG, f"others may read the mail password; next: chmod 0600 {path}")
             return file.read(1024).decode().removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FaultError(Fault.CONFIG, f"the mail password cannot be read from {path}") from error
+    except (OSError, UnicodeDecodeError):
+        # Not chained: a decoding error holds the bytes of the password.
+        raise FaultError(Fault.CONFIG, f"the mail password cannot be read from {path}") from None
