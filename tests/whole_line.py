@@ -15,7 +15,7 @@ import boto3
 import pytest
 
 from station.sim.jig import PluggedBoard, SimJig
-from station.sim.line import Provider, Station, make_provider
+from station.sim.line import Provider, Station, command, make_provider
 
 MakeStation = Callable[..., Station]
 
@@ -29,6 +29,24 @@ def order_troubles(provider: Provider, **troubles: Any) -> None:
     )
     with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - our own simulator
         answer.read()
+
+
+def make_seal(provider: Provider) -> dict[str, str]:
+    """Perform the act `seal` in the provider's token; what the settings then say of it."""
+    key = provider.key.replace("device-ca", "station-seal")
+    act = {
+        "act": "seal",
+        "rehearsal": True,
+        "key": key,
+        "pin": {"file": "pin"},
+        "state": "ceremony",
+        "key_type": "p256",
+        "outputs": {"public": "seal.pem", "minutes": "minutes-seal.md"},
+    }
+    file = provider.folder / "seal.yaml"
+    file.write_text(json.dumps(act))
+    command(["ceremony", str(file), "--yes"], provider.environment)
+    return {"public": str(provider.folder / "seal.pem"), "key": key}
 
 
 class Bench:

@@ -10,30 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from whole_line import Bench, MakeStation
+from whole_line import Bench, MakeStation, make_seal
 
 from station.sim.jig import SimJig
-from station.sim.line import Provider, Station, command, wait_for
+from station.sim.line import Provider, Station, wait_for
 
 
 @pytest.fixture
 def feeding(make_station: MakeStation, own_token: Provider, tmp_path: Path) -> Station:
     """A station with a seal of its own in the token, that tells a folder."""
-    act = {
-        "act": "seal",
-        "rehearsal": True,
-        "key": own_token.key.replace("device-ca", "station-seal"),
-        "pin": {"file": "pin"},
-        "state": "ceremony",
-        "key_type": "p256",
-        "outputs": {"public": "seal.pem", "minutes": "minutes-seal.md"},
-    }
-    file = own_token.folder / "seal.yaml"
-    file.write_text(json.dumps(act))
-    command(["ceremony", str(file), "--yes"], own_token.environment)
     (tmp_path / "feed").mkdir()
     station = make_station(where=own_token)
-    station.settings["seal"] = {"public": str(own_token.folder / "seal.pem"), "key": act["key"]}
+    station.settings["seal"] = make_seal(own_token)
     station.settings["aws"]["activation"] = {
         "by": "provider",
         "feed": {"at": {"kind": "folder", "folder": str(tmp_path / "feed")}},
