@@ -1,3 +1,4 @@
 """Fixtures that several test files share."""
 
-pytest_plugins = ["cloud", "ledgers", "postgres", "provider_side", "tokens", "whole_line", "desk"]  # desk: others first
+# `desk` last: it asks for the others.
+pytest_plugins = ["cloud", "ledgers", "office", "postgres", "provider_side", "tokens", "whole_line", "desk"]

@@ -7,14 +7,11 @@ import os
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from station.cli import _parser, main, parsing
-from station.model import KeyType
 
 ROOT = Path(__file__).parent.parent
 
@@ -85,22 +82,6 @@ def test_the_examples_of_the_help_are_commands(capsys: pytest.CaptureFixture[str
 def test_wrong_usage_is_exit_2() -> None:
     assert station("orders").returncode == 2
     assert station("fly").returncode == 2
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Path:
-    """Settings that are right, of a station that does not run."""
-    from test_ca import make_key, make_root
-
-    for name in ("station.yaml", "amazon-roots.pem", "products/console-board-key.yaml"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes((ROOT / "config" / name).read_bytes())
-    root = make_root(make_key(KeyType.P256), since=datetime.now(UTC), days=7300)
-    (tmp_path / "ca.pem").write_bytes(root.public_bytes(Encoding.PEM))
-    file = tmp_path / "station.yaml"
-    text = file.read_text().replace("/run/station", str(tmp_path)).replace("/var/lib/station", str(tmp_path))
-    file.write_text(text)
-    return file
 
 
 def test_settings_that_are_right_are_exit_0(settings: Path) -> None:

@@ -38,6 +38,7 @@ from station.cli import main
 from station.faults import Fault, FaultError
 from station.ledger import SqliteLedger, anchors, chain, export, verify
 from station.ledger.anchors import Anchor
+from station.seal import seal_id
 
 Edit = Callable[[sqlite3.Connection], object]
 
@@ -259,14 +260,27 @@ def test_an_anchor_is_signed_and_the_seal_is_asked_for(
     def sign(message: bytes) -> bytes:  # as the token does, `station.seal`
         return key.sign(b"provisioning-station seal v1\n" + message, ec.ECDSA(hashes.SHA256()))
 
-    head = anchors.add_head(ledger.store, "s1", "2026-11-24", sign, "5e" * 32)
+    pem = public.read_bytes()
+    head = anchors.add_head(ledger.store, "s1", "2026-11-24", sign, seal_id(pem))
     assert head is not None
-    assert anchors.last_head(ledger.store) == head
+    with ledger.store.read() as connection:
+        assert anchors.last_heads(connection) == [head]
     text = tmp_path / "anchor.txt"
     text.write_text(head.text)
     command = ["ledger", "verify", str(ledger.store.path), "--anchor", str(text), "--seal", str(public)]
     assert main(command) == 0
-    assert f"Proved to link {head.seq}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"Proved to link {head.seq}" in said
+    assert "Sealed: 1 of the 1 head(s) in it" in said
+    forged = export.export(ledger.store.path, tmp_path / "all.jsonl", head=head).path
+    lines = forged.read_text().splitlines(keepends=True)
+    last = json.loads(lines[-1])
+    last["head"] = head.text.replace("2026-11-24", "2026-11-25")  # of the same link, and another day
+    forged.chmod(0o640)
+    forged.write_text("".join([*lines[:-1], chain.canonical(last) + "\n"]))
+    assert main(["ledger", "verify", str(forged)]) == 0
+    assert main(["ledger", "verify", str(forged), "--seal", str(public)]) == 1
+    assert "does not carry the signature of seal" in capsys.readouterr().out
     text.write_text(head.text.replace("2026-11-24", "2026-11-25"))
     assert main(command) == 1
     assert "was changed since" in capsys.readouterr().err
@@ -359,7 +373,7 @@ def test_the_command_names_what_it_finds_and_says_so_by_its_code(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ledger", "verify", str(copy)]) == 0
-    assert "Not proved: the last" in capsys.readouterr().out
+    assert "What happened in it cannot be proved" in capsys.readouterr().out
     changed(copy, "UPDATE orders SET quantity = 21")
     assert main(["ledger", "verify", str(copy)]) == 1
     assert "orders WO-1: was changed" in capsys.readouterr().out

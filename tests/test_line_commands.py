@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from station.cli import main
 from station.config.line import LineSettings, Password, read_password
 from station.faults import Fault, FaultError
+from station.ledger.backup import backup
 
 
 @pytest.fixture
@@ -101,6 +102,31 @@ def test_the_status_shows_every_station(
     assert "clash of serial SN-1: s1, then s2; the later one is still to go" in said
     assert main(["line", "status", "--as", "line_boss", "--password-file", str(secret(tmp_path / "b", "no"))]) == 1
     assert "S635" in capsys.readouterr().err
+
+
+def test_the_server_s_last_links_are_anchors_of_each_station(
+    line: Line, configured: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = station_ledger(tmp_path, "s1")
+    one.add_order(production(), "linh")
+    line.sync(one, "s1").round()
+    pushed = tmp_path / "older.sqlite"
+    backup(one.store.path, pushed)
+    whole_run(one, unit("SN-1"))
+    line.sync(one, "s1").round()
+    one.dispose()
+    boss = ["--line", "line_boss", "--password-file", str(secret(tmp_path / "boss", PASSWORD))]
+    assert main(["ledger", "anchor", *boss]) == 0
+    anchor = tmp_path / "anchors.txt"
+    anchor.write_text(capsys.readouterr().out)
+    assert main(["ledger", "verify", str(one.store.path), "--anchor", str(anchor), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["proved_to"] > said["unproved"] >= 0
+    assert main(["ledger", "verify", str(pushed), "--anchor", str(anchor)]) == 1
+    assert "it was rolled back" in capsys.readouterr().out
+    configured.line = None
+    assert main(["ledger", "anchor", *boss]) == 1
+    assert "this station stands alone" in capsys.readouterr().err
 
 
 def test_the_rest_of_an_order_is_given_back_beside_a_running_station(

@@ -24,7 +24,7 @@ from test_yields_files import DAY, NOON, NOW, maker, orders
 
 from station.config.report import Report
 from station.faults import Fault, FaultError
-from station.ledger import SqliteLedger
+from station.ledger import SqliteLedger, anchors, verify
 from station.sim.cloud import _make_server_certificate
 from station.yields import delivery, mail
 from station.yields.making import Maker, Wanted
@@ -138,6 +138,22 @@ def test_each_person_gets_the_page_by_mail_once(
     (page,) = message.iter_attachments()
     assert page.get_filename() == "yield-line-1-2026-11-24.html"
     assert "Tỷ lệ đạt" in page.get_content()
+
+
+def test_the_mail_takes_the_newest_anchor_out_of_the_machine(
+    ledger: SqliteLedger, tmp_path: Path, pki: Path, server: Controller, mailbox: Mailbox
+) -> None:
+    anchors.add_head(ledger.store, "line-1", "2026-11-23")
+    head = anchors.add_head(ledger.store, "line-1", "2026-11-24")
+    made_by = one_day(ledger, tmp_path, settings(pki, port(server)))
+    assert deliver(made_by, tmp_path) == []
+    mail_file = tmp_path / "as-it-was-saved.eml"
+    mail_file.write_bytes(mailbox.taken[0][1])
+    (found,) = anchors.of_file(mail_file)
+    assert head is not None
+    assert found.text == head.text
+    verdict = verify.ledger_file(ledger.store.path, [found])
+    assert (verdict.findings, verdict.anchor) == ([], found)
 
 
 def test_what_is_not_taken_is_kept_told_and_tried_again(

@@ -18,8 +18,9 @@ _VERIFY = """\
 FILE may be a ledger, a copy of one, an export or an archive; no settings are needed then, nor a station.
 Without FILE it is this station's own ledger, even while the line runs.
 
-What comes after the newest anchor cannot be proved; give the anchors that left the machine: the report's mail saved as
-text, the file from S3. Exit code 0: as it was written; 1: not, each finding is named.
+What comes after the newest anchor cannot be proved; give the anchors that left the machine: the report's mail as it was
+saved (text or .eml), the file from S3, what `station ledger anchor --line` prints. With --seal each day's head in FILE
+is held against its signature too. Exit code 0: as it was written; 1: not, each finding is named.
 
 examples:
   station ledger verify
@@ -37,7 +38,7 @@ def add_to(commands: Commands) -> None:
         "file", type=Path, nargs="?", help="a ledger, copy, export or archive (default: this station's)"
     )
     verify.add_argument("--anchor", type=Path, action="append", default=[], help="a text that holds anchors; repeat it")
-    verify.add_argument("--seal", type=Path, help="the seal's public key (PEM): anchors must carry its signature")
+    verify.add_argument("--seal", type=Path, help="the seal's public key (PEM): its signatures must be right")
     export = command(ledger, "export", _export, "the whole record as JSON Lines that verify by themselves")
     export.add_argument("target", type=Path, help="a new file; .gz is compressed")
     backup = command(ledger, "backup", _backup, "copy the ledger to a new file while the line runs")
@@ -47,7 +48,9 @@ def add_to(commands: Commands) -> None:
     )
     restore.add_argument("source", type=Path)
     with_by(restore)
-    with_json(command(ledger, "anchor", _anchor, "print the newest anchor, to be kept outside of this machine"))
+    anchor = with_json(command(ledger, "anchor", _anchor, "print the newest anchor, to be kept elsewhere"))
+    anchor.add_argument("--line", metavar="LOGIN", help="of each station, from the line's PostgreSQL as this reader")
+    anchor.add_argument("--password-file", type=Path, help="its password, mode 0600 (none: the server trusts us)")
 
 
 def _own(arguments: argparse.Namespace) -> Path:
@@ -57,16 +60,21 @@ def _own(arguments: argparse.Namespace) -> Path:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from station import seal
     from station.ledger import export, verify
 
     anchors = [anchor for path in arguments.anchor for anchor in _anchors(path)]
-    if arguments.seal:
-        _sealed(anchors, arguments.seal)
+    key = _public(arguments.seal) if arguments.seal else None
+    if key is not None:
+        for anchor in anchors:
+            seal.verify(key, anchor.message, anchor.signature or b"")
     path = arguments.file or _own(arguments)
     if path.name.endswith((".jsonl", ".jsonl.gz", ".gz")):
-        verdict = export.verify_export(path, anchors)
+        verdict = export.verify_export(path, anchors, _progress("bytes"))
     else:
         verdict = verify.ledger_file(path, anchors, _progress("links"))
+    if key is not None:
+        verify.sealed_by(verdict, seal.seal_id(key), lambda message, signature: seal.verify(key, message, signature))
     if arguments.json:
         print_json(
             {
@@ -78,11 +86,15 @@ def _verify(arguments: argparse.Namespace) -> int:
                 "at": verdict.at,
                 "proved_to": verdict.anchor.seq if verdict.anchor else 0,
                 "unproved": verdict.unproved,
+                "heads": len(verdict.heads),
+                "sealed": verdict.sealed if key is not None else None,
                 "findings": [{"what": f.what, "where": f.where, "link": f.link} for f in verdict.findings],
             }
         )
     else:
         _say(path, verdict)
+        if key is not None:
+            print(f"Sealed: {verdict.sealed} of the {len(verdict.heads)} head(s) in it, by {arguments.seal}.")
     return 1 if verdict.findings else 0
 
 
@@ -97,30 +109,29 @@ def _say(path: Path, verdict: Verdict) -> None:
     if verdict.anchor:
         print(f"Proved to link {verdict.anchor.seq} by {verdict.anchor.source} of {verdict.anchor.day}.")
     if verdict.unproved:
-        print(f"Not proved: the last {verdict.unproved} link(s), for no anchor given here comes after them.")
+        after = f"after link {verdict.anchor.seq}" if verdict.anchor else "in it"
+        why = "no anchor given here is newer" if verdict.anchor else "no anchor was given (--anchor)"
+        print(f"What happened {after} cannot be proved ({verdict.unproved} link(s)): {why}.")
 
 
 def _anchors(path: Path) -> list[Anchor]:
+    """Those in a text, or in a mail as it was saved, whatever its parts are coded in."""
     from station.faults import Fault, FaultError
-    from station.ledger.anchors import parse
+    from station.ledger.anchors import of_file
 
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        return of_file(path)
     except OSError as error:
         raise FaultError(Fault.ANCHOR_INVALID, f"{path} cannot be read: {error.strerror}") from error
-    return parse(text, str(path))
 
 
-def _sealed(anchors: list[Anchor], public: Path) -> None:
-    from station import seal
+def _public(path: Path) -> bytes:
     from station.faults import Fault, FaultError
 
     try:
-        key = public.read_bytes()
+        return path.read_bytes()
     except OSError as error:
-        raise FaultError(Fault.SEAL_INVALID, f"{public} cannot be read: {error.strerror}") from error
-    for anchor in anchors:
-        seal.verify(key, anchor.message, anchor.signature or b"")
+        raise FaultError(Fault.SEAL_INVALID, f"{path} cannot be read: {error.strerror}") from error
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -137,7 +148,7 @@ def _backup(arguments: argparse.Namespace) -> None:
     from station.ledger import backup, verify
 
     backup.backup(_own(arguments), arguments.target, _progress("pages"))
-    verdict = verify.ledger_file(arguments.target)
+    verdict = verify.ledger_file(arguments.target, progress=_progress("links"))
     if verdict.findings:
         _say(arguments.target, verdict)
         raise SystemExit(1)
@@ -154,18 +165,39 @@ def _restore(arguments: argparse.Namespace) -> None:
 
 
 def _anchor(arguments: argparse.Namespace) -> int:
-    from station.ledger.verify import heads
-
-    found = heads(_own(arguments))
+    found = _of_line(arguments) if arguments.line else _newest(arguments)
     if not found:
         print("no day is over yet that has anything on record", file=sys.stderr)
         return 1
-    newest = found[-1]
-    if arguments.json:
-        print_json({"station": newest.station, "day": newest.day, "link": newest.seq, "hash": newest.hash})
-    else:
-        print(newest.text, end="")
+    for one in found:
+        if arguments.json:
+            print_json({"station": one.station, "day": one.day, "link": one.seq, "hash": one.hash})
+        else:
+            print(one.text)
     return 0
+
+
+def _newest(arguments: argparse.Namespace) -> list[Anchor]:
+    from station.ledger.verify import heads
+
+    return heads(_own(arguments))[-1:]
+
+
+def _of_line(arguments: argparse.Namespace) -> list[Anchor]:
+    from contextlib import closing
+
+    from station.config import load
+    from station.config.line import read_password
+    from station.faults import Fault, FaultError
+    from station.ledger.line import LineServer
+    from station.ledger.line.status import newest_links
+
+    config = load(arguments.config)
+    if config.line is None:
+        raise FaultError(Fault.CONFIG, "the settings have no section `line`: this station stands alone")
+    password = read_password(arguments.password_file) if arguments.password_file else ""
+    with closing(LineServer(config.line, password, arguments.line)) as server, server.transaction() as connection:
+        return newest_links(connection)
 
 
 def _progress(what: str) -> Callable[[int, int], None]:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email import message_from_bytes
+from pathlib import Path
 from typing import Any, Final, Self
 
 import sqlalchemy as sa
@@ -31,6 +33,7 @@ _FORM: Final = re.compile(
     re.MULTILINE,
 )
 _MAX_TEXT: Final = 4 * 1024 * 1024
+_MAX_MAIL: Final = 64 * 1024 * 1024  # with the report's PDF in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,23 @@ def parse(text: str, source: str) -> list[Anchor]:
     return found
 
 
+def of_file(path: Path) -> list[Anchor]:
+    """Every anchor in a file: plain text, or a mail as it was saved, where a part may be quoted-printable or base64.
+
+    Raises:
+        OSError: it cannot be read.
+        FaultError: as `parse`.
+    """
+    with path.open("rb") as file:
+        raw = file.read(_MAX_MAIL)
+    text = raw.decode("utf-8", "replace")
+    if _FORM.search(text):
+        return parse(text, str(path))
+    parts = [part for part in message_from_bytes(raw).walk() if part.get_content_maintype() == "text"]
+    packed = [part.get_payload(decode=True) for part in parts]
+    return parse("\n".join(one.decode("utf-8", "replace") for one in packed if isinstance(one, bytes)), str(path))
+
+
 def add_head(
     store: Store, station: str, day: str, sign: Callable[[bytes], bytes] | None = None, seal: str | None = None
 ) -> Anchor | None:
@@ -135,9 +155,9 @@ def add_head(
     return Anchor.of(row, "heads")
 
 
-def last_head(store: Store) -> Anchor | None:
-    """The newest head on record: what the report's mail carries, as `Anchor.text`."""
-    with store.read() as connection:
-        row = connection.execute(sa.select(schema.heads).order_by(schema.heads.c.seq.desc()).limit(1)).mappings()
-        found = row.first()
-    return Anchor.of(dict(found), "heads") if found is not None else None
+def last_heads(connection: sa.Connection) -> list[Anchor]:
+    """The newest head of each station on record, by its name: what the report's mail carries, as `Anchor.text`."""
+    newest: dict[str, Anchor] = {}
+    for row in connection.execute(sa.select(schema.heads).order_by(schema.heads.c.day)).mappings():
+        newest[row["station"]] = Anchor.of(dict(row), "heads")
+    return [newest[station] for station in sorted(newest)]

@@ -7,16 +7,17 @@ ends. An archive is an export of the links since the archive before, gzipped and
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import re
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, BinaryIO, Final
 
 from station.faults import Fault, FaultError
 from station.ledger import chain, verify
@@ -53,7 +54,7 @@ def export(
     """
     partial = target.with_name(f".{target.name}.partial")
     try:
-        with closing(verify.opened(ledger)) as connection, _text(partial, "w") as out:
+        with closing(verify.opened(ledger)) as connection, _new_file(partial) as out:
             connection.execute("BEGIN")
             last = _write(connection, out, first, head, progress)
         with partial.open("rb") as file:
@@ -119,16 +120,25 @@ def archive(ledger: Path, folder: Path, head: Anchor) -> Written | None:
     return export(ledger, target, first=first, head=head)
 
 
-def verify_export(path: Path, anchors: Iterable[Anchor] = ()) -> verify.Verdict:
+def verify_export(
+    path: Path, anchors: Iterable[Anchor] = (), progress: verify.Progress = lambda _done, _of: None
+) -> verify.Verdict:
     """Verify an export or archive by itself: every byte of it counts.
+
+    Args:
+        path: the file; ``.gz`` is unpacked.
+        anchors: what left the machine earlier.
+        progress: is told bytes of the file done, and in all.
 
     Raises:
         FaultError: `Fault.LEDGER_DOWN` where it cannot be read. What is wrong inside is a finding.
     """
     verdict = verify.Verdict()
     try:
-        with _text(path, "r") as lines:
-            _check(lines, verdict, anchors)
+        with path.open("rb") as file, _unpacked(path, file) as lines:
+            whole = os.fstat(file.fileno()).st_size
+            _check(lines, verdict, anchors, lambda: progress(file.tell(), whole))
+            progress(whole, whole)
     except OSError as error:
         # gzip raises a plain OSError for a bad checksum; a file that cannot be opened has a number.
         if error.errno is not None:
@@ -139,7 +149,9 @@ def verify_export(path: Path, anchors: Iterable[Anchor] = ()) -> verify.Verdict:
     return verdict
 
 
-def _check(lines: IO[str], verdict: verify.Verdict, anchors: Iterable[Anchor]) -> None:
+def _check(
+    lines: IO[str], verdict: verify.Verdict, anchors: Iterable[Anchor], tell: Callable[[], None] = lambda: None
+) -> None:
     header = _line(lines)
     if header.get("format") != FORMAT:
         raise ValueError(f"it does not begin with {FORMAT!r}")
@@ -152,6 +164,8 @@ def _check(lines: IO[str], verdict: verify.Verdict, anchors: Iterable[Anchor]) -
         verdict.runs += sum(name == "closures" for name, _ in rows)
         last = next((row.get("station") for name, row in reversed(rows) if name == "runs"), last)
         checker.take(link["seq"], link["at"], bytes.fromhex(said["hash"]), rows)
+        if link["seq"] % 1000 == 0:
+            tell()
     if said["end"] != verdict.links:
         verdict.found(f"ends at link {verdict.links}, but says {said['end']}", "end")
     if said["hash"] != (verdict.hash or header["before"]):
@@ -161,7 +175,9 @@ def _check(lines: IO[str], verdict: verify.Verdict, anchors: Iterable[Anchor]) -
     if last != verdict.station:
         verdict.found(f"says it is of station {verdict.station}, its last run is of {last}", "header")
     if said["head"]:
-        checker.hold_last(parse(said["head"], "the archive's own head"))
+        own = parse(said["head"], "the archive's own head")
+        checker.hold_last(own)
+        verdict.heads += own
     checker.end()
 
 
@@ -176,17 +192,18 @@ def _line(lines: IO[str]) -> dict[str, Any]:
     return said
 
 
-@contextmanager
-def _text(path: Path, mode: str) -> Iterator[IO[str]]:
-    packed = path.name.endswith((".gz", ".gz.partial"))
-    with _packed(path, mode) if packed else path.open(mode, encoding="ascii", newline="\n") as text:
-        yield text
+def _new_file(path: Path) -> IO[str]:
+    """A text file to write, gzipped where its name says so."""
+    if path.name.endswith(".gz.partial"):
+        return gzip.open(path, "wt", encoding="ascii", newline="\n")
+    return path.open("w", encoding="ascii", newline="\n")
 
 
-def _packed(path: Path, mode: str) -> IO[str]:
-    """A gzipped text file."""
-    text: IO[str] = gzip.open(path, f"{mode}t", encoding="ascii", newline="\n")  # type: ignore[assignment]  # noqa: SIM115 - the caller closes it
-    return text
+def _unpacked(path: Path, file: BinaryIO) -> IO[str]:
+    """The text of an open file, gunzipped where its name says so."""
+    if path.name.endswith(".gz"):
+        return gzip.open(file, "rt", encoding="ascii", newline="\n")
+    return io.TextIOWrapper(file, encoding="ascii", newline="\n")
 
 
 def sync_folder(folder: Path) -> None:

@@ -41,7 +41,10 @@ class Finding:
 
 @dataclass(slots=True)
 class Verdict:
-    """What `ledger_file` or `station.ledger.export.verify` found; whole where there is no finding."""
+    """What `ledger_file` or `station.ledger.export.verify_export` found; whole where there is no finding.
+
+    ``heads`` are those of days in the file itself; ``sealed`` of them `sealed_by` has found signed.
+    """
 
     station: str = ""
     links: int = 0
@@ -49,6 +52,8 @@ class Verdict:
     hash: str = ""
     at: str = ""
     anchor: Anchor | None = None
+    heads: list[Anchor] = field(default_factory=list)
+    sealed: int = 0
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -81,6 +86,7 @@ class Checker:
         # What is stored leads on, so that one edit is named once and not in every link behind it.
         self._tip = stored
         self._verdict.links, self._verdict.at, self._verdict.hash = seq, at, stored.hex()
+        self._verdict.heads += _heads(rows)
         for anchor in self._anchors:
             if anchor.seq == seq:
                 self._hold(anchor)
@@ -111,6 +117,36 @@ class Checker:
                 )
             if self._verdict.station and anchor.station != self._verdict.station:
                 self._verdict.found(f"is of station {anchor.station}, not {self._verdict.station}", anchor.source)
+
+
+def _heads(rows: Iterable[chain.Row]) -> Iterator[Anchor]:
+    """The heads among a ledger's rows, or an export's, where bytes are marked hex (`chain.plain`)."""
+    for name, row in rows:
+        if name == "heads":
+            plain = {key: bytes.fromhex(it["hex"]) if isinstance(it, dict) else it for key, it in row.items()}
+            if isinstance(plain.get("hash"), bytes):  # else it is damaged, and named as changed
+                yield Anchor.of({"seal": None, "signature": None, **plain}, f"heads {row['day']}")
+
+
+def sealed_by(verdict: Verdict, own: str, check: Callable[[bytes, bytes], None]) -> None:
+    """Hold each head that names the seal ``own`` against its signature; a wrong one is a finding.
+
+    A head of another seal, or of none, is only not counted: the station may have had another then, or none.
+
+    Args:
+        verdict: of the file; its ``sealed`` is counted here.
+        own: the seal's id.
+        check: takes message and signature, and raises `FaultError` where the seal did not sign that.
+    """
+    for head in verdict.heads:
+        if head.seal != own:
+            continue
+        try:
+            check(head.message, head.signature or b"")
+        except FaultError:
+            verdict.found(f"does not carry the signature of seal {own[:16]}", head.source)
+        else:
+            verdict.sealed += 1
 
 
 def row_name(table: str, row: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from station.config.report import Report as Settings
 from station.faults import Fault, FaultError
+from station.ledger.anchors import Anchor, last_heads
 from station.ledger.standing import Read
 from station.model import NAME
 from station.yields import delivery, files
@@ -63,13 +64,14 @@ class Maker:
         waiting = delivery.undelivered(self.folder, self.settings)
         formats = wanted.formats or self.settings.formats
         with self.read() as raw, snapshot(raw) as connection:
+            heads = last_heads(connection)
             figures = collect(connection, scope, self.settings, station=self.station, software=self.software, now=now)
             place = files.write(
                 connection, scope, figures, self.settings, words, formats, self.folder, self._others(waiting, scope)
             )
         said = verdict(figures, words)
         if wanted.deliver and figures.over:
-            delivery.enlist(place, self.settings, *self._letter(figures, words))
+            delivery.enlist(place, self.settings, *self._letter(figures, words, heads))
         return Made(place, figures, said.text)
 
     def deliver(self, tell: Callable[[str], None]) -> None:
@@ -95,10 +97,13 @@ class Maker:
         """A report does not say of itself that it is not delivered yet."""
         return [one for one in waiting if one.report != files.name_of(scope)]
 
-    def _letter(self, figures: Figures, words: Words) -> tuple[str, str]:
-        """Subject and text: the verdict, and what stands out."""
+    def _letter(self, figures: Figures, words: Words, heads: Sequence[Anchor]) -> tuple[str, str]:
+        """Subject and text: the verdict, what stands out, and the anchors, which leave the machine with it."""
         said = verdict(figures, words)
         days = words.days(figures.first, figures.last)
         subject = words.say("mail_subject", verdict=said.text.rstrip("."), station=figures.station, day=days)
         lines = [f"{said.text} {said.more}", "", *(f"- {one}" for one in findings(figures, words)), ""]
-        return subject, "\n".join([*lines, words.say("mail_body", station=figures.station, day=days), ""])
+        lines += [words.say("mail_body", station=figures.station, day=days), ""]
+        if heads:
+            lines += [words.say("mail_anchors"), "", *(head.text for head in heads)]
+        return subject, "\n".join(lines)

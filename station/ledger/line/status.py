@@ -8,6 +8,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from station.ledger.anchors import Anchor
+
 _YIELD_OF: Final = timedelta(days=1)
 
 # A station that was admitted and never came is a line too. Its clock's error is its word against the server's at the
@@ -37,6 +39,11 @@ _CLASHES: Final = """
 SELECT kind, value, earlier_station, later_station, later_run, at,
        EXISTS (SELECT 1 FROM outbox_done d WHERE d.number = c.number) AS out_of_service
 FROM clashes c ORDER BY at DESC LIMIT 100
+"""
+
+# By the last epoch: a restore begins a new one, named by its time.
+_NEWEST: Final = """
+SELECT DISTINCT ON (station) station, seq, at, hash FROM line_links ORDER BY station, epoch DESC, seq DESC
 """
 
 
@@ -107,3 +114,9 @@ def line_status(server: sa.Connection) -> LineStatus:
         for row in server.execute(sa.text(_STATIONS))
     )
     return LineStatus(stations, tuple(ClashLine(*row) for row in server.execute(sa.text(_CLASHES))))
+
+
+def newest_links(server: sa.Connection) -> list[Anchor]:
+    """The last link that each station pushed, as an anchor: the server is outside of the station's machine."""
+    found = server.execute(sa.text(_NEWEST))
+    return [Anchor(row.station, row.at[:10], row.seq, bytes(row.hash).hex(), row.at, source="line") for row in found]
