@@ -24,7 +24,8 @@ import ledgers
 from ledgers import open_ledger, production, unit, whole_run
 from postgres import PASSWORD, TEMPLATE, Line, Postgres, station_ledger
 
-from station.config.line import LineSettings, Password
+from station.config.line import LineSettings
+from station.config.secrets import Password
 from station.ledger import chain, export, verify
 from station.ledger.line import LineServer, LineSync, setup
 

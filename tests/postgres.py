@@ -21,7 +21,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from station.config.line import LineSettings, Password
+from station.config.line import LineSettings
+from station.config.secrets import Password
 from station.ledger import SqliteLedger
 from station.ledger.line import LineServer, LineSync, setup
 

@@ -12,7 +12,8 @@ from postgres import OWNER, OWNER_PASSWORD, PASSWORD, Line, station_ledger
 from pydantic import ValidationError
 
 from station.cli import main
-from station.config.line import LineSettings, Password, read_password
+from station.config.line import LineSettings
+from station.config.secrets import Password, read_password
 from station.faults import Fault, FaultError
 from station.ledger.backup import backup
 
@@ -179,8 +180,8 @@ def test_the_block_lasts_for_the_outage() -> None:
     ("text", "mode", "said"),
     [
         ("p\n", 0o644, "chmod 0600"),
-        ("", 0o600, "password alone"),
-        ("a\nb\n", 0o600, "password alone"),
+        ("", 0o600, "should hold the password"),
+        ("a\nb\n", 0o600, "should hold the password"),
         ("", 0, "cannot be read"),
     ],
 )

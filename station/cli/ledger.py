@@ -187,7 +187,7 @@ def _of_line(arguments: argparse.Namespace) -> list[Anchor]:
     from contextlib import closing
 
     from station.config import load
-    from station.config.line import read_password
+    from station.config.secrets import read_password
     from station.faults import Fault, FaultError
     from station.ledger.line import LineServer
     from station.ledger.line.status import newest_links

@@ -111,7 +111,7 @@ def _record(arguments: argparse.Namespace, config: Config) -> Iterator[Read]:
         finally:
             store.dispose()
         return
-    from station.config.line import read_password
+    from station.config.secrets import read_password
     from station.ledger.line import LineServer
 
     if config.line is None:

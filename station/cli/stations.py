@@ -56,7 +56,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _server(arguments: argparse.Namespace, config: Config) -> LineServer:
-    from station.config.line import read_password
+    from station.config.secrets import read_password
     from station.ledger.line import LineServer
 
     password = read_password(arguments.password_file) if arguments.password_file else ""

@@ -4,66 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import math
-import os
-import stat
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from station.config.loader import FilePath, Strict
-from station.faults import Fault, FaultError
+from station.config.secrets import Password
 
-_MAX_SECRET = 256
 _ROLE = r"^[a-z_][a-z0-9_-]{0,62}$"
-
-
-class Password(Strict):
-    """Where a password is: in a systemd credential, or in a file that only its owner may read."""
-
-    credential: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
-    file: FilePath | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Password:
-        if (self.credential is None) == (self.file is None):
-            raise ValueError("should name one of `credential` and `file`")
-        return self
-
-    def read(self) -> str:
-        """The password.
-
-        Raises:
-            FaultError: `Fault.CONFIG` where it is missing, empty, too long, or where others may read it.
-        """
-        if self.file is not None:
-            return read_password(self.file)
-        folder = os.environ.get("CREDENTIALS_DIRECTORY")
-        if folder is None:
-            raise FaultError(
-                Fault.CONFIG, f"the credential {self.credential} needs systemd (LoadCredential=); else name a file"
-            )
-        return read_password(Path(folder) / (self.credential or ""))
-
-
-def read_password(path: Path) -> str:
-    """One line of a file that only its owner may read. Raises `Fault.CONFIG` where it is not that."""
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            raw = file.read(_MAX_SECRET + 2).removesuffix(b"\n")
-    except OSError as error:
-        raise FaultError(Fault.CONFIG, f"the password cannot be read from {path}: {error.strerror}") from error
-    if not stat.S_ISREG(mode) or mode & 0o077:
-        raise FaultError(Fault.CONFIG, f"{path} holds a password and is open to others; run: chmod 0600 {path}")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        # Not chained: the exception holds the bytes.
-        raise FaultError(Fault.CONFIG, f"the password in {path} is not UTF-8 text") from None
-    if not 0 < len(raw) <= _MAX_SECRET or not text.isprintable():
-        raise FaultError(Fault.CONFIG, f"{path} should hold the password alone, one line of 1 to {_MAX_SECRET} bytes")
-    return text
 
 
 class LineSettings(Strict):

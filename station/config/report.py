@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from station.config.loader import FilePath, Strict
+from station.config.secrets import Password
 from station.model import Step
 
 FORMATS = ("html", "pdf", "csv", "json", "openhtf")
@@ -52,19 +53,6 @@ class Targets(Strict):
     steps_s: dict[Step, Annotated[float, Field(gt=0, le=3600)]] = Field(default_factory=dict)
 
 
-class MailPassword(Strict):
-    """Where the mail server's password is: in a systemd credential, or in a file that only its owner may read."""
-
-    credential: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
-    file: FilePath | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> MailPassword:
-        if (self.credential is None) == (self.file is None):
-            raise ValueError("should name one of `credential` and `file`")
-        return self
-
-
 class Mail(Strict):
     """The mail server that takes the report. Never without TLS: it is about a customer's production."""
 
@@ -73,7 +61,7 @@ class Mail(Strict):
     tls: Literal["starttls", "implicit"] = "starttls"
     roots: FilePath | None = None
     user: Annotated[str, Field(min_length=1, max_length=190)] | None = None
-    login: MailPassword | None = None
+    login: Password | None = None
     sender: Annotated[str, Field(pattern=_ADDRESS)]
     to: Annotated[tuple[Annotated[str, Field(pattern=_ADDRESS)], ...], Field(min_length=1, max_length=50)]
     timeout_s: Annotated[float, Field(ge=1, le=120)] = 20.0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from station.config.loader import FilePath, Strict
+from station.config.secrets import SecretPlace
 
 
 def _key_uri(text: str) -> str:
@@ -20,17 +21,8 @@ def _key_uri(text: str) -> str:
 KeyUriText: TypeAlias = Annotated[str, Field(max_length=1024), AfterValidator(_key_uri)]
 
 
-class Pin(Strict):
-    """Where the token's PIN is: in a systemd credential, or in a file that only its owner may read."""
-
-    credential: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
-    file: FilePath | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Pin:
-        if (self.credential is None) == (self.file is None):
-            raise ValueError("should name one of `credential` and `file`")
-        return self
+class Pin(SecretPlace):
+    """Where the token's PIN is."""
 
 
 class Hsm(Strict):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
-import os
 import smtplib
 import ssl
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,7 +13,7 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 from pathlib import Path
 
-from station.config.report import Mail, MailPassword
+from station.config.report import Mail
 from station.faults import Fault, FaultError, printable
 
 _MOST_BYTES = 20 * 1024 * 1024  # what common servers take
@@ -70,7 +68,7 @@ def _connected(settings: Mail) -> Iterator[smtplib.SMTP]:
         if settings.tls == "starttls":
             server.starttls(context=context)
         if settings.user is not None and settings.login is not None:
-            server.login(settings.user, _secret(settings.login))
+            server.login(settings.user, settings.login.read())
         yield server
 
 
@@ -87,17 +85,3 @@ def _translated(settings: Mail) -> Iterator[None]:
         raise FaultError(Fault.MAIL_FAILED, f"{where}: {said}") from error
     except (smtplib.SMTPException, OSError) as error:
         raise FaultError(Fault.MAIL_FAILED, f"{where}: {type(error).__name__}: {error}") from error
-
-
-def _secret(source: MailPassword) -> str:
-    """The password, from a file that only its owner may read, or from systemd."""
-    path = source.file or Path(os.environ.get("CREDENTIALS_DIRECTORY", "/run/credentials")) / (source.credential or "")
-    try:
-        with path.open("rb") as file:
-            found = os.fstat(file.fileno())
-            if source.file is not None and (found.st_mode & 0o077 or not stat.S_ISREG(found.st_mode)):
-                raise FaultError(Fault.CONFIG, f"others may read the mail password; next: chmod 0600 {path}")
-            return file.read(1024).decode().removesuffix("\n")
-    except (OSError, UnicodeDecodeError):
-        # Not chained: a decoding error holds the bytes of the password.
-        raise FaultError(Fault.CONFIG, f"the mail password cannot be read from {path}") from None
