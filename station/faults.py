@@ -186,3 +186,13 @@ def printable(text: str, limit: int) -> str:
     """Return ``text`` fit for a log line: everything but printable ASCII escaped, cut to ``limit`` characters."""
     clean = _UNPRINTABLE.sub(lambda m: m[0].encode("unicode_escape").decode(), text[: limit + 1])
     return clean if len(clean) <= limit else clean[: limit - 3] + "..."
+
+
+def readable(text: str, limit: int) -> str:
+    """Return what a person wrote, in any script, fit for one line: what `str.isprintable` is against is escaped.
+
+    That is every control, format and bidirectional character, and every space but the plain one.
+    """
+    cut = text[: limit + 1]
+    clean = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
+    return clean if len(clean) <= limit else clean[: limit - 3] + "..."

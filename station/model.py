@@ -30,8 +30,6 @@ PublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 # No dot: "." and ".." must not be able to name a folder.
 SERIAL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Who is on record: a badge number, a login, a name.
-PERSON: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}")
 REASON_MAX: Final = 200  # characters of why a unit is made again
 
 

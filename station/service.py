@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from station.faults import Fault, FaultError, printable
+from station.faults import Fault, FaultError, readable
 
 _MAX_FILE = 65_536
 _MAX_WHY = 200
@@ -46,10 +46,10 @@ class SlotService:
             FaultError: `Fault.NO_SLOT`; `Fault.SLOT_STATE` where the disk does not take it.
         """
         self._known(slot)
-        reason = printable(f"{why} (by {by})", _MAX_WHY)
+        reason = readable(f"{why} (by {by})", _MAX_WHY)
         with self._turn:
             self._write({**self._out, slot: reason})
-        log.warning("slot out of service", slot=slot, by=by, why=printable(why, _MAX_WHY))
+        log.warning("slot out of service", slot=slot, by=by, why=readable(why, _MAX_WHY))
 
     def enable(self, slot: str, by: str) -> None:
         """Put a slot into service again; one that is in service stays so. Raises as `disable`."""
@@ -95,4 +95,4 @@ def _read(file: Path) -> dict[str, str]:
         ) from error
     if not isinstance(found, dict) or not all(isinstance(why, str) for why in found.values()):
         raise FaultError(Fault.CONFIG, f"{file} is not as the station writes it; look at it, then remove it")
-    return {str(slot): printable(why, _MAX_WHY) for slot, why in found.items()}
+    return {str(slot): readable(why, _MAX_WHY) for slot, why in found.items()}

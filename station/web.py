@@ -26,7 +26,8 @@ from starlette.routing import Route
 
 from station.control import short_path
 from station.faults import Fault, FaultError
-from station.model import NAME, PERSON, SERIAL, OrderKind, WorkOrder
+from station.model import NAME, SERIAL, OrderKind, WorkOrder
+from station.people import person
 from station.status import StatusBoard
 from station.transcript import Entry
 
@@ -157,9 +158,10 @@ def _order(body: dict[str, Any], products: frozenset[str]) -> WorkOrder:
 
 def _person(body: dict[str, Any]) -> str:
     by = body.get("by")
-    if not isinstance(by, str) or not PERSON.fullmatch(by):
-        raise FaultError(Fault.ORDER_INVALID, f"'by' says who is on record for it, of the form {PERSON.pattern}")
-    return by
+    try:
+        return person(by if isinstance(by, str) else "")
+    except ValueError as error:
+        raise FaultError(Fault.ORDER_INVALID, f"'by' says who is on record for it; it {error}") from error
 
 
 def _named(request: Request, key: str, alphabet: re.Pattern[str]) -> str:

@@ -175,13 +175,13 @@ def test_a_backup_of_a_line_at_work_and_the_way_back(desk: Desk, capsys: pytest.
         fcntl.flock(held, fcntl.LOCK_EX)  # as a running station does
         assert desk("restore", backup) == 1
         assert "S608" in capsys.readouterr().err
-    assert desk("restore", backup, "--by", "linh") == 0
+    assert desk("restore", backup, "--by", "Nguyễn Thị Hoa") == 0
     said = capsys.readouterr().out
     (kept,) = desk.folder.glob("ledger.sqlite.replaced-*Z")
     assert f"the replaced one is kept: {kept}" in said
     assert desk("verify", "--json") == 0
     assert in_json(capsys)["runs"] >= 4
-    assert rows(desk.ledger, "SELECT restored_by FROM restorations") == [("linh",)]
+    assert rows(desk.ledger, "SELECT restored_by FROM restorations") == [("Nguyễn Thị Hoa",)]
     with stranger(backup) as file:
         file.execute("DROP TRIGGER orders_no_update")
         file.execute("UPDATE orders SET quantity = 11")

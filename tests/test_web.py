@@ -6,11 +6,13 @@ import http.client
 import json
 import stat
 import threading
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ledgers import rows
 
 from station.control import Control, _UnixConnection
 from station.faults import Fault, FaultError
@@ -101,6 +103,13 @@ def test_orders_are_opened_listed_and_closed(control: Control) -> None:
     assert "closed already" in refusal(lambda: control.close_order("WO-1", "a.manager"))
 
 
+def test_who_is_on_record_is_one_name_whichever_keyboard_wrote_it(control: Control, ledger: SqliteLedger) -> None:
+    for number, form in (("WO-1", "NFC"), ("WO-2", "NFD")):
+        by = unicodedata.normalize(form, "Nguyễn Thị Hoa")  # type: ignore[arg-type]
+        control.add_order({**ORDER, "number": number, "by": by})
+    assert rows(ledger.store.path, "SELECT DISTINCT opened_by FROM orders") == [("Nguyễn Thị Hoa",)]
+
+
 def test_an_order_that_does_not_exist_is_told(control: Control) -> None:
     refusal(lambda: control.close_order("WO-9", "a.manager"), Fault.NO_ORDER)
 
@@ -120,6 +129,7 @@ def test_an_order_that_does_not_exist_is_told(control: Control) -> None:
         ({"colour": "red"}, "['colour']"),
         ({"by": "x\ny"}, "who is on record"),
         ({"by": ""}, "who is on record"),
+        ({"by": "Hoa\u202etxt"}, "letters or digits of any script"),
         *(
             ({"kind": "rework", "quantity": 1, "serials": ["SN-1"], "reason": reason}, "a reason is one line")
             for reason in ("x" * 201, "a\nb", "\x1b[31mred", "\ud800")

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from station import seal
 from station.ceremony.journal import Say, now
 from station.ceremony.session import Session
-from station.faults import Fault, FaultError, printable
+from station.faults import Fault, FaultError, printable, readable
 from station.seal import Seal
 
 _MAX_MINUTES: Final = 1024 * 1024
@@ -94,7 +94,7 @@ def verify(path: Path, public_key_pem: bytes | None, say: Say) -> None:
             " --seal FILE",
         )
     seal.verify(public_key_pem, _canonical(body).encode(), _decoded(signature))
-    say(f"{printable(title, 200)}: as sealed by {seal.seal_id(public_key_pem)}")
+    say(f"{readable(title, 200)}: as sealed by {seal.seal_id(public_key_pem)}")
     _outputs_beside(path, body, say)
 
 
@@ -189,7 +189,7 @@ def _flat(record: dict[str, Any]) -> list[tuple[str, object]]:
 
 def _text(value: object) -> str:
     """Printable, and no Markdown of its own."""
-    clean = printable(str(value), 400)
+    clean = readable(str(value), 400)
     return "".join(f"\\{char}" if char in r"\`*_[]<>|#" else char for char in clean)
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from station.cli.parsing import Commands, command, with_by
+from station.cli.parsing import Commands, command, name, with_by
 
 if TYPE_CHECKING:
     from station.ceremony import People
@@ -41,7 +41,9 @@ def add_to(commands: Commands) -> None:
     act.add_argument("--rehearse", action="store_true", help="in a scratch SoftHSM token and the simulated cloud")
     act.add_argument("--scratch", type=Path, help="a new folder for the rehearsal (default: below $TMPDIR)")
     act.add_argument("--undo", action="store_true", help="take back what the act did at AWS IoT")
-    act.add_argument("--witness", action="append", default=[], help="who watches, for the minutes; repeat it")
+    act.add_argument(
+        "--witness", type=name, action="append", default=[], help="who watches, for the minutes; repeat it"
+    )
     act.add_argument("--seal", type=Path, help="the public key by which to verify minutes (default: the station's)")
     with_by(act)
 
@@ -64,7 +66,7 @@ def _handover(arguments: argparse.Namespace) -> None:
     from station.ceremony import handover
 
     said = handover.facts(arguments.by, activation=arguments.activation, policy=arguments.policy, port=arguments.port)
-    for name in handover.make(
+    for file in handover.make(
         arguments.folder,
         said,
         registration=arguments.registration,
@@ -72,7 +74,7 @@ def _handover(arguments: argparse.Namespace) -> None:
         roots=arguments.roots,
         products=arguments.products,
     ):
-        print(f"  {name}")
+        print(f"  {file}")
     print(f"the hand-over is whole: {arguments.folder}; to look at it again: cd there, sha256sum -c SHA256SUMS")
 
 

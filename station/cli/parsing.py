@@ -36,7 +36,17 @@ def with_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def with_by(parser: argparse.ArgumentParser) -> None:
     """Add ``--by``: who is on record."""
-    parser.add_argument("--by", default=_login(), help="who is on record for it (default: you)")
+    parser.add_argument("--by", type=name, default=_login(), help="who is on record for it, by name (default: you)")
+
+
+def name(text: str) -> str:
+    """A person's name, in any script."""
+    from station.people import person
+
+    try:
+        return person(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _login() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from station.config.feed import FeedSettings
 from station.config.guards import refuse_mixing
@@ -34,7 +34,8 @@ from station.config.slots import (
     refuse_doubles,
 )
 from station.config.tokens import Hsm, SealSettings
-from station.model import PERSON, Product
+from station.model import Product
+from station.people import person
 
 _MAX_PRODUCTS = 500
 
@@ -97,7 +98,7 @@ class StationFile(Strict):
 
     station: Name
     language: Literal["en", "vi"]
-    operator: Annotated[str, Field(pattern=f"^{PERSON.pattern}$")]
+    operator: Annotated[str, Field(max_length=64), AfterValidator(person)]
     simulate: bool
     state: FilePath
     runtime: FilePath
