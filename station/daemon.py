@@ -189,7 +189,7 @@ def _keeper(config: Config, ledger: SqliteLedger, parts: ExitStack) -> Keeper:
     keeper = Keeper(
         ledger.store,
         config.station,
-        config.proof.archives or config.state / "archives",
+        config.proof.archives_in(config.state),
         sign=seal.sign if seal else None,
         seal=seal.id if seal else None,
         places=places,

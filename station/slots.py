@@ -32,6 +32,7 @@ _LEDGER_RETRY_S = 1.0
 _RUN_PIECE_S = 0.05
 _STANDING_S = 0.1  # how often a board that waits for the line looks whether it goes on
 _GOOD = frozenset({Outcome.PASS, Outcome.PROVISIONED})
+_RECORD = frozenset({Fault.LEDGER_DOWN, Fault.LEDGER_GONE})
 _ERRORS = 3  # in a row: then the slot is out of service
 
 log = structlog.get_logger()
@@ -208,7 +209,7 @@ class Slot(threading.Thread):
             return
         if doubt is not None:
             self._await(doubt.decided.is_set, _STANDING_S)
-        if status.fault.blame is Blame.ORDER or status.fault is Fault.LEDGER_DOWN or (doubt and doubt.of_line):
+        if status.fault.blame is Blame.ORDER or status.fault in _RECORD or (doubt and doubt.of_line):
             return
         self._errors += 1
         if self._errors >= _ERRORS:

@@ -90,7 +90,7 @@ def _refused(error: FaultError, status: HTTPStatus) -> _Json:
 async def _on_fault(_request: Request, error: Exception) -> Response:
     if not isinstance(error, FaultError):
         raise error
-    ours = error.fault in {Fault.LEDGER_DOWN, Fault.SLOT_STATE, Fault.UNEXPECTED}
+    ours = error.fault in {Fault.LEDGER_DOWN, Fault.LEDGER_GONE, Fault.SLOT_STATE, Fault.UNEXPECTED}
     return _refused(error, HTTPStatus.SERVICE_UNAVAILABLE if ours else HTTPStatus.UNPROCESSABLE_ENTITY)
 
 

@@ -266,6 +266,8 @@ def test_a_ledger_without_an_open_order_and_of_the_other_kind(made: Station) -> 
     assert ask(made, "ledger").level is Level.GOOD
     assert ask(made, "orders").fault is Fault.NO_ORDER
     (made.state / "ledger.sqlite").unlink()
+    assert ask(made, "ledger").fault is Fault.LEDGER_GONE
+    (made.state / "ledger.sqlite.mark").unlink()
     open_ledger(made.state / "ledger.sqlite", simulated=False).dispose()
     assert ask(made, "ledger").fault is Fault.SIMULATION_MIXED
 

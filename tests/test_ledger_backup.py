@@ -5,14 +5,15 @@ from __future__ import annotations
 import fcntl
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
-from ledgers import MakeLedger, production, rows, stranger, unit, whole_run
+from ledgers import MakeLedger, admitted, end, open_ledger, production, rows, stranger, unit, whole_run
 
 from station.faults import Fault, FaultError
 from station.ledger import SqliteLedger, verify
-from station.ledger.backup import backup, restore
+from station.ledger.backup import backup, begin, restore
 
 _LEDGER = "ledger.sqlite"
 
@@ -118,3 +119,73 @@ def test_a_backup_that_was_changed_is_not_restored(ledger: SqliteLedger, tmp_pat
         restore(bad, tmp_path, "linh")
     assert error.value.fault is Fault.RESTORE_REFUSED
     assert ledger.store.path.read_bytes() == before
+
+
+def begun(state: Path) -> None:
+    begin(state, state / "archives", "linh", simulated=False)
+
+
+def test_a_station_whose_record_is_gone_does_not_begin_anew_by_itself(
+    make_ledger: MakeLedger, ledger_path: Path, tmp_path: Path
+) -> None:
+    ledger = make_ledger()
+    ledger.add_order(production(), "linh")
+    whole_run(ledger, unit("SN-1"))
+    kept_safe = tmp_path / "elsewhere.sqlite"
+    backup(ledger_path, kept_safe)
+    ledger.dispose()
+    for lost in (ledger_path.unlink, partial(ledger_path.write_bytes, b"")):
+        lost()
+        with pytest.raises(FaultError, match="was here, and is not; restore its backup") as error:
+            make_ledger()
+        assert error.value.fault is Fault.LEDGER_GONE
+        assert not ledger_path.exists() or not ledger_path.stat().st_size
+    restore(kept_safe, tmp_path, "linh")
+    assert [found.outcome for found in make_ledger().unit_history("SN-1")] == ["PASS"]
+
+
+def test_another_ledger_in_its_place_is_refused_as_a_ledger_and_as_a_backup(
+    make_ledger: MakeLedger, ledger_path: Path, tmp_path: Path
+) -> None:
+    make_ledger().dispose()
+    other = tmp_path / "other" / "ledger.sqlite"
+    other.parent.mkdir()
+    open_ledger(other).dispose()
+    with pytest.raises(FaultError) as error:
+        restore(other, tmp_path, "linh")
+    assert error.value.fault is Fault.RESTORE_REFUSED
+    make_ledger().dispose()
+    shutil.copy(other, ledger_path)
+    with pytest.raises(FaultError, match="another ledger than was here") as error:
+        make_ledger()
+    assert error.value.fault is Fault.LEDGER_GONE
+
+
+def test_only_a_person_begins_a_new_record_and_it_says_so_for_ever(
+    make_ledger: MakeLedger, ledger_path: Path, tmp_path: Path
+) -> None:
+    make_ledger().dispose()
+    (tmp_path / "archives").mkdir()
+    with pytest.raises(FaultError, match="nothing is begun anew") as error:
+        begun(tmp_path)
+    assert error.value.fault is Fault.RESTORE_REFUSED
+    ledger_path.unlink()
+    begun(tmp_path)
+    assert [path.name.partition(".before-")[0] for path in tmp_path.glob("archives*")] == ["archives"]
+    assert rows(ledger_path, "SELECT seq, restored_by FROM restorations") == [(0, "linh")]
+    assert verify.ledger_file(ledger_path).findings == []
+    make_ledger().dispose()
+
+
+def test_a_ledger_removed_under_a_station_at_work_takes_nothing_more(
+    make_ledger: MakeLedger, ledger_path: Path, tmp_path: Path
+) -> None:
+    ledger = make_ledger()
+    ledger.add_order(production(), "linh")
+    run = admitted(ledger, unit())
+    ledger_path.rename(tmp_path / "moved away")
+    with pytest.raises(FaultError, match="removed or replaced under the station") as error:
+        end(ledger, run)
+    assert error.value.fault is Fault.LEDGER_GONE
+    (tmp_path / "moved away").rename(ledger_path)
+    end(ledger, run)

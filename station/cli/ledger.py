@@ -48,6 +48,7 @@ def add_to(commands: Commands) -> None:
     )
     restore.add_argument("source", type=Path)
     with_by(restore)
+    with_by(command(ledger, "begin", _begin, "begin a new record: this station's is gone, and no backup is left"))
     anchor = with_json(command(ledger, "anchor", _anchor, "print the newest anchor, to be kept elsewhere"))
     anchor.add_argument("--line", metavar="LOGIN", help="of each station, from the line's PostgreSQL as this reader")
     anchor.add_argument("--password-file", type=Path, help="its password, mode 0600 (none: the server trusts us)")
@@ -162,6 +163,15 @@ def _restore(arguments: argparse.Namespace) -> None:
     print(f"the ledger is that of {arguments.source} now, and says so")
     if kept:
         print(f"the replaced one is kept: {kept}")
+
+
+def _begin(arguments: argparse.Namespace) -> None:
+    from station.config import load
+    from station.ledger import backup
+
+    config = load(arguments.config)
+    backup.begin(config.state, config.proof.archives_in(config.state), arguments.by, simulated=config.simulate)
+    print("a new record is begun, and says so: which units passed before is not known to it")
 
 
 def _anchor(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -21,3 +22,7 @@ class Proof(Strict):
 
     archives: FilePath | None = None
     s3: AnchorBucket | None = None
+
+    def archives_in(self, state: Path) -> Path:
+        """Where archives are: ``archives``, or the folder of that name in the station's state."""
+        return self.archives or state / "archives"

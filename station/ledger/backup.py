@@ -14,7 +14,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from station.faults import Fault, FaultError
-from station.ledger import schema, verify
+from station.ledger import identity, schema, verify
 from station.ledger.export import sync_folder
 from station.ledger.store import Store
 
@@ -74,15 +74,70 @@ def restore(source: Path, state: Path, by: str) -> Path | None:
             raise FaultError(Fault.RESTORE_REFUSED, f"{source} does not verify: {first.where}: {first.what}")
         ledger = state / "ledger.sqlite"
         fresh = state / "ledger.sqlite.restoring"
-        fresh.unlink(missing_ok=True)
+        _removed(fresh)
         backup(source, fresh)
-        _say_so(fresh, verdict.links, by)
+        with closing(sqlite3.connect(fresh)) as connection:
+            simulated = bool(connection.execute("SELECT simulated FROM ledger").fetchone()[0])
+            (first,) = connection.execute("SELECT hash FROM chain WHERE seq = 1").fetchone()
+        _refuse_another(source, ledger, first)
+        _say_so(fresh, verdict.links, by, simulated=simulated)
         return _exchange(fresh, ledger)
 
 
-def _say_so(fresh: Path, links: int, by: str) -> None:
-    with closing(sqlite3.connect(fresh)) as connection:
-        simulated = bool(connection.execute("SELECT simulated FROM ledger").fetchone()[0])
+def begin(state: Path, archives: Path, by: str, *, simulated: bool) -> None:
+    """Begin a new record where the station's is gone and no backup is left; archives of the old one are kept aside.
+
+    The new ledger says so on its first row but one, for ever; a line's server takes it as after a restore.
+
+    Raises:
+        FaultError: `Fault.RESTORE_REFUSED` where the ledger is there; `Fault.ALREADY_RUNNING`, `Fault.LEDGER_DOWN` as
+            `restore`.
+    """
+    with _alone(state):
+        ledger = state / "ledger.sqlite"
+        if not _gone(ledger, simulated=simulated):
+            raise FaultError(Fault.RESTORE_REFUSED, f"{ledger} is there, and is this station's; nothing is begun anew")
+        fresh = state / "ledger.sqlite.restoring"
+        _removed(fresh)
+        _say_so(fresh, 0, by, simulated=simulated)
+        try:
+            if archives.exists():
+                archives.rename(archives.with_name(f"{archives.name}.before-{_moment()}"))
+        except OSError as error:
+            raise FaultError(Fault.LEDGER_DOWN, f"{archives} cannot be put aside: {error.strerror}") from error
+        _exchange(fresh, ledger)
+
+
+def _gone(ledger: Path, *, simulated: bool) -> bool:
+    try:
+        Store(ledger, simulated=simulated).dispose()
+    except FaultError as error:
+        if error.fault is Fault.LEDGER_GONE:
+            return True
+        raise
+    return False
+
+
+def _refuse_another(source: Path, ledger: Path, first: bytes) -> None:
+    try:
+        if identity.mark_of(ledger).exists():
+            identity.hold(ledger, first)
+    except FaultError:
+        raise FaultError(
+            Fault.RESTORE_REFUSED, f"{source} is the backup of another ledger than the one that was here"
+        ) from None
+    except OSError as error:
+        raise FaultError(Fault.LEDGER_DOWN, f"{ledger}: its mark cannot be read: {error.strerror}") from error
+
+
+def _removed(fresh: Path) -> None:
+    """What a restore left that was cut short."""
+    for file in (fresh, fresh.with_name(f"{fresh.name}-wal"), fresh.with_name(f"{fresh.name}-shm")):
+        file.unlink(missing_ok=True)
+    identity.mark_of(fresh).unlink(missing_ok=True)
+
+
+def _say_so(fresh: Path, links: int, by: str, *, simulated: bool) -> None:
     store = Store(fresh, simulated=simulated)
     try:
         with store.write() as connection:
@@ -92,12 +147,16 @@ def _say_so(fresh: Path, links: int, by: str) -> None:
         store.dispose()
 
 
+def _moment() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
+
+
 def _exchange(fresh: Path, ledger: Path) -> Path | None:
     """Keep the old ledger under another name, then put the fresh one in its place. Never is there none."""
     kept = None
     try:
         if ledger.exists():
-            kept = ledger.with_name(f"ledger.sqlite.replaced-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}")
+            kept = ledger.with_name(f"ledger.sqlite.replaced-{_moment()}")
             for ending in ("-wal", ""):
                 part = ledger.with_name(ledger.name + ending)
                 if part.exists():
@@ -107,6 +166,7 @@ def _exchange(fresh: Path, ledger: Path) -> Path | None:
         for ending in ("-wal", "-shm"):
             ledger.with_name(ledger.name + ending).unlink(missing_ok=True)
         fresh.replace(ledger)
+        identity.mark_of(fresh).replace(identity.mark_of(ledger))
         sync_folder(ledger.parent)
     except OSError as error:
         raise FaultError(Fault.LEDGER_DOWN, f"{fresh} cannot take the place of {ledger}: {error.strerror}") from error

@@ -11,7 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from station.faults import Fault, FaultError
-from station.ledger import orders, schema
+from station.ledger import identity, orders, schema
 from station.ledger.outbox import waiting
 
 _STEPS: Final = 20_000  # SQLite's virtual machine steps between two looks at the clock
@@ -31,8 +31,10 @@ def examine(path: Path, *, simulated: bool, limit_s: float) -> Health | None:
     """Check the file's integrity for at most ``limit_s`` and read what waits; None where there is no ledger yet.
 
     Raises:
-        FaultError: `Fault.LEDGER_DOWN` where it is damaged or unreadable; `Fault.SIMULATION_MIXED`.
+        FaultError: `Fault.LEDGER_DOWN` where it is damaged or unreadable; `Fault.SIMULATION_MIXED`;
+            `Fault.LEDGER_GONE` where there was one.
     """
+    identity.refuse_gone(path)
     if not path.exists():
         return None
     try:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from station.faults import Fault, FaultError
-from station.ledger import chain, schema
+from station.ledger import chain, identity, schema
 
 HEAD: Final = "0007"
 _BUSY_S: Final = 5.0
@@ -50,7 +50,9 @@ class Store:
         self.path = path
         self._turn = threading.Lock()
         with self._translated():
+            identity.refuse_gone(path)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
+            self._file = _file_id(path)
         self._engine = sa.create_engine(
             sa.URL.create("sqlite+pysqlite", database=str(path)), connect_args={"timeout": _BUSY_S}
         )
@@ -60,6 +62,7 @@ class Store:
             unless_open.callback(self.dispose)
             self._migrate()
             self._refuse_mixing(simulated=simulated)
+            self._refuse_another()
             unless_open.pop_all()
 
     @contextmanager
@@ -80,14 +83,23 @@ class Store:
         if not self._turn.acquire(timeout=_QUEUE_S):
             raise FaultError(Fault.LEDGER_DOWN, f"{self.path}: the disk does not answer; see `dmesg`")
         try:
+            self._still_there()
             with (
                 self._translated(),
                 self._engine.connect().execution_options(**_IMMEDIATE) as connection,
                 connection.begin(),
             ):
                 yield connection
+            self._still_there()
         finally:
             self._turn.release()
+
+    def _still_there(self) -> None:
+        """A file that was removed takes writes for as long as it is open, and nobody ever reads them again."""
+        with self._translated():
+            if _file_id(self.path) != self._file:
+                said = f"{self.path} was removed or replaced under the station"
+                raise FaultError(Fault.LEDGER_GONE, f"{said}; stop it, then: station ledger restore FILE")
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -144,6 +156,22 @@ class Store:
                     Fault.SIMULATION_MIXED,
                     f"{self.path} is {kinds[made_in]} ledger, this is {kinds[simulated]} station; take another folder",
                 )
+
+    def _refuse_another(self) -> None:
+        with self.read() as connection:
+            first = connection.execute(sa.select(schema.chain.c.hash).where(schema.chain.c.seq == 1)).scalar()
+        if first is not None:
+            with self._translated():
+                identity.hold(self.path, bytes(first))
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    """What tells one file from another of its name; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def migrate(connection: sa.Connection, version: str = "head") -> None:

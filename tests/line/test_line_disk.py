@@ -96,11 +96,12 @@ def test_a_read_only_disk_keeps_the_station_from_starting(at_work: Station, disk
         at_work.start()
 
 
-def test_a_corrupt_ledger_keeps_the_station_from_starting_and_is_kept(
-    at_work: Station, jig: SimJig, cloud_api: Any
+def test_a_ledger_that_is_corrupt_or_gone_keeps_the_station_from_starting_until_it_is_restored(
+    at_work: Station, jig: SimJig, cloud_api: Any, tmp_path: Path
 ) -> None:
     bench = started(at_work, jig, cloud_api)
     assert bench.run("SN-0")["outcome"] == "PASS"
+    at_work.run("ledger", "backup", str(tmp_path / "backup.sqlite"))
     at_work.stop()
     ledger = at_work.state / "ledger.sqlite"
     data = ledger.read_bytes()
@@ -109,6 +110,16 @@ def test_a_corrupt_ledger_keeps_the_station_from_starting_and_is_kept(
     with pytest.raises(LineError, match="S601"):
         at_work.start()
     assert ledger.read_bytes() == kept
+    ledger.unlink()
+    with pytest.raises(LineError, match="S636"):
+        at_work.start()
+    with pytest.raises(LineError, match="S636"):
+        at_work.run("report")
+    assert not ledger.exists()
+    at_work.run("ledger", "restore", str(tmp_path / "backup.sqlite"), "--by", "linh")
+    at_work.start()
+    result = bench.run("SN-0")  # it knows who passed
+    assert (result["outcome"], result["fault"]) == ("ERROR", "O503")
 
 
 def test_a_ledger_that_another_program_holds_stops_the_line_until_it_lets_go(

@@ -1,0 +1,64 @@
+"""Which ledger this is: a mark beside the file, so that nobody takes a station that lost its record for a new one.
+
+A ledger that is not there would be made anew, and would admit every unit that ever passed. The mark holds the hash of
+the ledger's first link, which every backup of it shares and no other ledger has.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from station.faults import Fault, FaultError
+
+_MAX = 128
+_NEXT = "restore its backup: station ledger restore FILE; only where there is none: station ledger begin"
+
+
+def mark_of(ledger: Path) -> Path:
+    """The mark's file."""
+    return ledger.with_name(f"{ledger.name}.mark")
+
+
+def refuse_gone(ledger: Path) -> None:
+    """Raise `Fault.LEDGER_GONE` where a ledger was here and is not, or is empty; for before SQLite touches the file.
+
+    Raises:
+        OSError: what keeps it from being known.
+    """
+    if mark_of(ledger).exists() and not (ledger.exists() and ledger.stat().st_size):
+        raise FaultError(Fault.LEDGER_GONE, f"{ledger} was here, and is not; {_NEXT}")
+
+
+def hold(ledger: Path, first: bytes) -> None:
+    """Mark the ledger by its first link, or see that it is the one that was marked.
+
+    Raises:
+        FaultError: `Fault.LEDGER_GONE` where it is another one.
+        OSError: the mark cannot be read or written.
+    """
+    mark = mark_of(ledger)
+    try:
+        with mark.open("rb") as file:
+            said = file.read(_MAX).strip()
+    except FileNotFoundError:
+        write(ledger, first)
+        return
+    if said != first.hex().encode():
+        raise FaultError(Fault.LEDGER_GONE, f"{ledger} is another ledger than was here; {_NEXT}")
+
+
+def write(ledger: Path, first: bytes) -> None:
+    """Mark the ledger by its first link, on the disk when this returns; in an older mark's place. Raises OSError."""
+    fresh = mark_of(ledger).with_name(f".{ledger.name}.mark.new")
+    handle = os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o440)
+    with os.fdopen(handle, "wb") as file:
+        file.write(first.hex().encode() + b"\n")
+        file.flush()
+        os.fsync(handle)
+    fresh.replace(mark_of(ledger))
+    folder = os.open(ledger.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
