@@ -6,7 +6,8 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from urllib.parse import quote
 from station.faults import Fault, FaultError
 
 _WATCH_S = 20.0
+_AGAIN_S = 0.5
 _MAX_ANSWER = 64 * 1024 * 1024
 
 
@@ -58,14 +60,37 @@ class Control:
         answer: dict[str, Any] = self._ask("GET", f"/v1/status?newer_than={newer_than}&wait_s={wait_s}", wait_s=wait_s)
         return answer
 
-    def changes(self) -> Iterator[dict[str, Any]]:
-        """The status now, and then each newer one, until the station ends."""
-        version = 0
+    def changes(self, tell: Callable[[str], None] = lambda _: None) -> Iterator[dict[str, Any]]:
+        """The status now, and then each newer one, for ever; a station that ends and starts again is told by ``tell``.
+
+        Raises:
+            FaultError: `Fault.NOT_RUNNING` where no station answers at the beginning.
+        """
+        status = self.status()
+        yield status
         while True:
-            status = self.status(newer_than=version, wait_s=_WATCH_S)
-            if status["version"] != version:
-                version = status["version"]
+            try:
+                newer = self.status(newer_than=status["version"], wait_s=_WATCH_S)
+            except FaultError as error:
+                if error.fault is not Fault.NOT_RUNNING:
+                    raise
+                tell("the station does not answer; watching for it to start again")
+                status = self._again()
+                tell("the station answers again")
                 yield status
+                continue
+            if newer["version"] != status["version"]:
+                yield (status := newer)
+
+    def _again(self) -> dict[str, Any]:
+        """The status as soon as there is a station."""
+        while True:
+            time.sleep(_AGAIN_S)
+            try:
+                return self.status()
+            except FaultError as error:
+                if error.fault is not Fault.NOT_RUNNING:
+                    raise
 
     def orders(self) -> list[dict[str, Any]]:
         """All work orders with their progress."""

@@ -116,7 +116,7 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
     outbox.start()
     parts.callback(outbox.stop)
     keeper = _keeper(config, ledger, parts)
-    sync = _line(config, ledger, outbox.wake, parts)
+    sync = _line(config, ledger, outbox.wake, status, parts)
     feed = _feed(config, ledger, status, parts)
     lamps = _panel(config, status)
     lamps.start()
@@ -199,7 +199,9 @@ def _keeper(config: Config, ledger: SqliteLedger, parts: ExitStack) -> Keeper:
     return keeper
 
 
-def _line(config: Config, ledger: SqliteLedger, settled: Callable[[], None], parts: ExitStack) -> list[LineSync]:
+def _line(
+    config: Config, ledger: SqliteLedger, settled: Callable[[], None], status: StatusBoard, parts: ExitStack
+) -> list[LineSync]:
     """The thread that keeps in touch with the line, where the station is in one."""
     if config.line is None:
         return []
@@ -214,7 +216,9 @@ def _line(config: Config, ledger: SqliteLedger, settled: Callable[[], None], par
         block=config.line.block,
         every_s=config.line.sync_s,
         settled=settled,
+        tell=status.post_line,
     )
+    status.post_line(sync.state)
     sync.start()
     parts.callback(sync.stop)
     return [sync]

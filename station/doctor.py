@@ -22,6 +22,7 @@ from station.aws.probe import greet, server_clock
 from station.aws.registry import RegisteredCa, Registry
 from station.ca import CertificateAuthority, load_ca_certificate
 from station.config import Config
+from station.control import Control
 from station.faults import Fault, FaultError
 from station.hsm.keys import token_key
 from station.hsm.pin import PinSource
@@ -32,6 +33,7 @@ from station.ledger import health
 
 LIMIT_S: Final = 4.5  # for all parts together
 _PATIENCE_S: Final = 3.0  # for what passes, within one part
+_LINE_S: Final = 2.0  # of the line's server; what is left of the patience is for the ledger and the daemon
 _SKEW_S: Final = 30.0
 _LEAST_FREE: Final = 256 * 1024 * 1024  # bytes; SQLite's log and a day's records are a tenth of it
 _LOW_FREE: Final = 2 * 1024 * 1024 * 1024
@@ -218,6 +220,40 @@ class Doctor:
             raise _Warning("no open work order has units left to build", Fault.NO_ORDER)
         return ", ".join(left)
 
+    def line(self) -> str:
+        """The line's server answers and takes this station; away, what may still be built without it."""
+        from station.ledger.line import standing  # noqa: PLC0415 - most stations stand alone
+
+        settings, ledger = self._config.line, self._config.state / "ledger.sqlite"
+        if settings is None:
+            raise FaultError(Fault.CONFIG, "the settings have no section `line`: this station stands alone")
+        left = standing.left_here(ledger)
+        here = "may still be built without it: " + (
+            ", ".join(f"{number}: {units}" for number, units in left) or "nothing"
+        )
+        try:
+            found = standing.ask(
+                settings, ledger, self._config.station, simulated=self._config.simulate, limit_s=_LINE_S
+            )
+        except FaultError as error:
+            if error.fault is not Fault.LINE_AWAY:
+                raise
+            text = f"{error.detail}{self._away()}; {here}"
+            if left and not any(units for _, units in left):
+                raise FaultError(Fault.LEASE_SPENT, text) from error
+            raise _Warning(text, Fault.LINE_AWAY) from error
+        seen = f"{found.seen_at:%Y-%m-%d %H:%M:%S %Z}" if found.seen_at else "never"
+        return f"the line's server takes this station; last sync {seen}, {found.backlog} records not there yet; {here}"
+
+    def _away(self) -> str:
+        """Since when, and how much waits, by the daemon's word where it runs."""
+        try:
+            link = Control(self._config.runtime / "control.sock").status()["line"]
+        except FaultError:
+            return ""
+        since = f", unreachable since {link['since'][:19]} UTC" if link["fault"] else ""
+        return f"{since}, last sync {(link['synced_at'] or 'never')[:19]}, {link['backlog']} records kept here for it"
+
     def _health(self, limit_s: float = _PATIENCE_S) -> health.Health | None:
         path = self._config.state / "ledger.sqlite"
         return health.examine(path, simulated=self._config.simulate, limit_s=limit_s)
@@ -250,6 +286,7 @@ class Doctor:
 
     def parts(self) -> dict[str, Callable[[], str]]:
         """Every part by the name it is shown under, in the order to be read."""
+        in_line = {"line": self.line} if self._config.line is not None else {}
         return {
             "token": self.token,
             "ca certificate": self.ca_certificate,
@@ -263,6 +300,7 @@ class Doctor:
             "slots": self.slots,
             "lamps": self.lamps,
             "orders": self.quota,
+            **in_line,
         }
 
 

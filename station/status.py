@@ -62,10 +62,28 @@ class Andon:
 
 
 @dataclass(frozen=True, slots=True)
+class LineLink:
+    """How the station stands with its line, now.
+
+    ``fault`` is None while it is in touch; ``since`` is when that, or the present fault, began. ``backlog`` is in links
+    that the line's server does not have yet; ``left`` names for each open production order the units that this station
+    may still pass without the server.
+    """
+
+    synced_at: datetime | None = None
+    backlog: int = 0
+    left: tuple[tuple[str, int], ...] = ()
+    fault: Fault | None = None
+    detail: str = ""
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True, slots=True)
 class StationStatus:
     """The whole station, now. ``version`` grows with each change.
 
-    ``lamps`` names each lamp that does not work (by its slot; "" is the line's own), and why.
+    ``lamps`` names each lamp that does not work (by its slot; "" is the line's own), and why. ``line`` is None where
+    the station stands alone.
     """
 
     version: int
@@ -76,6 +94,7 @@ class StationStatus:
     stopping: bool = False
     andon: Andon | None = None
     lamps: tuple[tuple[str, str], ...] = ()
+    line: LineLink | None = None
 
 
 class StatusBoard:
@@ -113,6 +132,15 @@ class StatusBoard:
         with self._changed:
             if broken != self._now.lamps:
                 self._publish(replace(self._now, lamps=broken))
+
+    def post_line(self, link: LineLink) -> None:
+        """Say how the station stands with its line. One more good sync is no news that anybody waits for."""
+        with self._changed:
+            old = self._now.line
+            if old is not None and replace(old, synced_at=link.synced_at) == link:
+                self._now = replace(self._now, line=link)
+            else:
+                self._publish(replace(self._now, line=link))
 
     def now(self) -> StationStatus:
         """The present."""

@@ -45,6 +45,9 @@ def print_status(status: dict[str, Any]) -> None:
     for slot, why in status["lamps"]:
         whose = f"the lamp of slot {escape(slot)}" if slot else "the line's lamp"
         console.print(f"{whose} does not work: {escape(why)}", style="yellow")
+    if status["line"]:
+        style = "yellow" if status["line"]["fault"] else None
+        console.print(escape(line_sentence(status["line"], Messages.load("en"))), style=style)
     if status["outbox"]:
         console.print(f"{status['outbox']} certificate(s) wait to be taken out of service", style="yellow")
 
@@ -92,6 +95,22 @@ def andon_line(andon: dict[str, Any]) -> str:
         f" {fault.code} {messages.title(fault)} ({andon['detail']})."
         f" Tried {andon['trials']} time(s) since {_when(andon['since'])}; it goes on by itself."
     )
+
+
+def line_sentence(link: dict[str, Any], messages: Messages) -> str:
+    """How the station stands with its line, and what to do where it is out of touch."""
+    left = ", ".join(f"{number}: {units}" for number, units in link["left"]) or messages.word("line none")
+    if link["fault"] is None and link["synced_at"] is None:
+        return messages.word("line begins")
+    synced = _when(link["synced_at"]) if link["synced_at"] else messages.word("line never")
+    facts = {"synced": synced, "backlog": link["backlog"], "left": left}
+    if link["fault"] is None:
+        return messages.word("line in touch").format(**facts)
+    fault = Fault(link["fault"])
+    told = messages.word("line away").format(
+        **facts, since=_when(link["since"]), fault=f"{fault.code} {messages.title(fault)}", detail=link["detail"]
+    )
+    return f"{told} {messages.remedy(fault)}"
 
 
 def slot_line(slot: dict[str, Any]) -> str:

@@ -12,6 +12,11 @@ from pathlib import Path
 import pytest
 
 from station.cli import _parser, main, parsing
+from station.ledger import SqliteLedger
+from station.model import Step
+from station.service import SlotService
+from station.status import SlotState, SlotStatus, StatusBoard
+from station.web import ControlServer, application
 
 ROOT = Path(__file__).parent.parent
 
@@ -105,6 +110,40 @@ def test_a_station_that_does_not_run_is_exit_3(settings: Path, command: str) -> 
     assert done.returncode == 3
     assert done.stderr.startswith("S609 The station does not run\n")
     assert "Next: Start it" in done.stderr
+
+
+def test_watch_outlasts_a_restart_of_the_daemon_and_says_so(settings: Path, ledger: SqliteLedger) -> None:
+    runtime = settings.parent
+    service = SlotService(runtime / "out.json", ("1",))
+
+    def daemon(*slots: SlotStatus) -> ControlServer:
+        status = StatusBoard("line-1", ("1",), simulated=False)
+        for slot in slots:
+            status.post(slot)
+        server = ControlServer(application(status, ledger, frozenset(), service), runtime / "control.sock")
+        server.start()
+        return server
+
+    running = SlotStatus("1", SlotState.RUNNING, serial="SN-1", step=Step.FLASH)
+    server = daemon(running, running)
+    with subprocess.Popen(
+        [sys.executable, "-m", "station", "--config", str(settings), "watch"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        try:
+            assert "slot 1  running  SN-1  flash" in watching.stdout.readline()
+            server.stop()
+            assert watching.stderr.readline() == "the station does not answer; watching for it to start again\n"
+            server = daemon()  # its versions begin anew, below what was seen
+            assert watching.stderr.readline() == "the station answers again\n"
+            assert watching.stdout.readline().endswith("slot 1  empty\n")
+        finally:
+            server.stop()
+            watching.kill()
 
 
 def test_a_reader_that_leaves_early_is_no_error(settings: Path) -> None:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import psycopg
 import pytest
-from ledgers import production, unit, whole_run
+from ledgers import production, rows, unit, whole_run
 from postgres import OWNER, OWNER_PASSWORD, PASSWORD, Line, station_ledger
 from pydantic import ValidationError
 
+from station import views
 from station.cli import main
 from station.config.line import LineSettings
+from station.config.messages import LANGUAGES, Messages
 from station.config.secrets import Password, read_password
+from station.doctor import Doctor, Finding, Level, examine
 from station.faults import Fault, FaultError
+from station.ledger import SqliteLedger
 from station.ledger.backup import backup
+
+if TYPE_CHECKING:
+    from station.config import Config
 
 
 @pytest.fixture
@@ -24,10 +36,11 @@ def line(shared_line: Line) -> Line:
 
 
 class Settings:
-    """What the commands read of the station's settings."""
+    """What the commands and the doctor read of the station's settings."""
 
     def __init__(self, line: LineSettings | None, state: Path) -> None:
         self.line, self.state, self.simulate, self.station = line, state, False, "s1"
+        self.runtime = state / "run"
 
 
 @pytest.fixture
@@ -147,6 +160,94 @@ def test_a_station_alone_is_told_so(configured: Settings, owner: list[str], caps
     configured.line = None
     assert main(["line", "init", *owner]) == 1
     assert "this station stands alone" in capsys.readouterr().err
+
+
+# What the doctor says of the line, and what the station's status does.
+
+
+class Asked(NamedTuple):
+    """A station that has a share of four units and passed one, and its doctor's answer."""
+
+    ledger: SqliteLedger
+    configured: Settings
+
+    def line(self) -> Finding:
+        (found,) = examine({"line": Doctor(cast("Config", self.configured)).line}, limit_s=30)
+        return found
+
+
+@pytest.fixture
+def asked(line: Line, configured: Settings, tmp_path: Path) -> Iterator[Asked]:
+    secret(tmp_path / "password", PASSWORD)
+    ledger = station_ledger(tmp_path, "ledger")
+    ledger._facts["station"] = "s1"
+    ledger.add_order(production(), "linh")
+    line.sync(ledger, "s1").round()
+    whole_run(ledger, unit("SN-1"))
+    yield Asked(ledger, configured)
+    ledger.dispose()
+
+
+def no_server(line: LineSettings) -> LineSettings:
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        return line.model_copy(update={"port": free.getsockname()[1]})
+
+
+def test_the_doctor_tells_last_sync_backlog_and_share(line: Line, asked: Asked) -> None:
+    waits = (
+        rows(asked.ledger.store.path, "SELECT count(*) FROM chain")[0][0]
+        - line.rows("SELECT max(seq) FROM line_links")[0][0]
+    )
+    before = asked.line()
+    assert before.level is Level.GOOD
+    assert re.search(rf"last sync 20\d\d-\S+ \S+ \S+, {waits} records not there yet; .* WO-1: 3$", before.text)
+    assert waits > 0
+    line.sync(asked.ledger, "s1").round()
+    assert " 0 records not there yet" in asked.line().text
+    assert line.rows("SELECT count(*) FROM line_seen") == [(1,)]  # the doctor left no trace
+
+
+def test_away_from_the_server_the_doctor_says_what_may_still_be_built(line: Line, asked: Asked) -> None:
+    asked.configured.line = no_server(line.settings())
+    found = asked.line()
+    assert (found.level, found.fault) == (Level.WARN, Fault.LINE_AWAY)
+    assert found.text.endswith("may still be built without it: WO-1: 3")
+    for number in (2, 3, 4):
+        whole_run(asked.ledger, unit(f"SN-{number}"))
+    found = asked.line()
+    assert (found.level, found.fault) == (Level.BAD, Fault.LEASE_SPENT)
+
+
+def test_the_doctor_names_what_keeps_the_line_from_taking_this_station(line: Line, asked: Asked) -> None:
+    asked.configured.station = "s9"
+    found = asked.line()
+    assert (found.level, found.fault) == (Level.BAD, Fault.LINE_SETUP)
+    assert found.text == "the login is s1's, this is s9; its owner runs: station line admit s9"
+    asked.configured.station = "s1"
+    line.sync(asked.ledger, "s1").round()
+    asked.ledger.dispose()
+    for file in asked.configured.state.glob("ledger.sqlite*"):
+        file.unlink()
+    station_ledger(asked.configured.state, "ledger").dispose()
+    assert asked.line().fault is Fault.LINE_FORKED
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_how_the_line_stands_is_one_sentence_in_each_language(language: str) -> None:
+    at, messages = "2026-11-26T05:00:00+00:00", Messages.load(language)
+    link = {"synced_at": at, "backlog": 31, "left": [["WO-1", 7]], "fault": None, "detail": "", "since": at}
+    in_touch = views.line_sentence(link, messages)
+    away = views.line_sentence({**link, "fault": "S633", "detail": "no route"}, messages)
+    for said in (in_touch, away):
+        assert "31" in said
+        assert "WO-1: 7" in said
+        assert "{" not in said
+    assert away.endswith(messages.remedy(Fault.LINE_AWAY))
+    assert f"S633 {messages.title(Fault.LINE_AWAY)} (no route)" in away
+    never = views.line_sentence({**link, "fault": "S633", "synced_at": None, "left": []}, messages)
+    assert messages.word("line never") in never
+    assert messages.word("line none") in never
+    assert views.line_sentence({**link, "synced_at": None}, messages) == messages.word("line begins")
 
 
 # Settings.

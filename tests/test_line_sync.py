@@ -170,6 +170,17 @@ def test_a_server_that_hangs_holds_up_no_slot(line: Line, network: Network, make
     everything(line, one)
 
 
+def test_a_connection_that_the_pool_replaces_by_itself_leaves_no_socket_behind(line: Line) -> None:
+    server = line.login("s1")
+    with server.transaction() as connection:
+        connection.connection.invalidate(soft=True)  # as the pool does with one that it finds dead
+        before = server._handle
+    with server.transaction() as connection:
+        connection.exec_driver_sql("SELECT 1")
+    assert before is not None
+    assert (before.fileno(), server._handle is before) == (-1, False)
+
+
 def suppress_all(call: Callable[[], object]) -> None:
     with suppress(FaultError):
         call()

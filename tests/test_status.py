@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from datetime import UTC, datetime
 
+from station.faults import Fault
 from station.model import Step
-from station.status import SlotState, SlotStatus, StationStatus, StatusBoard
+from station.status import LineLink, SlotState, SlotStatus, StationStatus, StatusBoard
 
 
 def test_a_reader_that_knows_the_present_waits_for_the_next() -> None:
@@ -42,3 +45,15 @@ def test_stopping_is_told() -> None:
     board = StatusBoard("line", ("1",), simulated=False)
     board.post_stopping()
     assert board.now().stopping
+
+
+def test_one_more_good_sync_is_seen_and_wakes_nobody() -> None:
+    board = StatusBoard("line", ("1",), simulated=False)
+    begun = LineLink()
+    board.post_line(begun)
+    assert board.now().version == 2
+    later = replace(begun, synced_at=datetime.now(UTC))
+    board.post_line(later)
+    assert (board.now().version, board.now().line) == (2, later)
+    board.post_line(replace(later, fault=Fault.LINE_AWAY))
+    assert board.now().version == 3

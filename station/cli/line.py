@@ -53,7 +53,7 @@ def _status(arguments: argparse.Namespace) -> None:
 
 
 def _watch(arguments: argparse.Namespace) -> None:
-    changes = control(arguments).changes()
+    changes = control(arguments).changes(lambda line: print(line, file=sys.stderr, flush=True))
     if not arguments.json:
         from station import views
 

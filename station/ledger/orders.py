@@ -133,6 +133,15 @@ def left_here(connection: sa.Connection, found: OrderProgress) -> int:
     return leased - before - found.passed
 
 
+def left_by_order(connection: sa.Connection) -> tuple[tuple[str, int], ...]:
+    """For each open production order that is not done, the units that this station may still pass by itself."""
+    return tuple(
+        (found.order.number, max(0, min(left_here(connection, found), found.left)))
+        for found in progress(connection, only_open=True)
+        if found.order.kind is OrderKind.PRODUCTION and found.left
+    )
+
+
 def _leased_left(connection: sa.Connection, found: OrderProgress) -> bool:
     return found.order.kind is not OrderKind.PRODUCTION or left_here(connection, found) > 0
 

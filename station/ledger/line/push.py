@@ -63,39 +63,9 @@ class Pusher:
             FaultError: `Fault.LINE_FORKED` where it is another past: this ledger was rolled back, or made anew.
         """
         with self._store.read() as connection:
-            restored = connection.execute(
-                sa.select(schema.restorations).order_by(schema.restorations.c.id.desc()).limit(1)
-            ).first()
-            self.epoch = restored.at.isoformat(timespec="microseconds") if restored else ""
-            mine = links.c.station == self._station
-            last = server.execute(
-                sa.select(links.c.seq, links.c.hash)
-                .where(mine, links.c.epoch == self.epoch)
-                .order_by(links.c.seq.desc())
-                .limit(1)
-            ).first()
-            if last is None and restored is not None:
-                # The restored part is what was pushed before the backup was made, as far as that was pushed at all.
-                last = server.execute(
-                    sa.select(links.c.seq, links.c.hash)
-                    .where(mine, links.c.seq <= restored.seq)
-                    .order_by(links.c.seq.desc())
-                    .limit(1)
-                ).first()
-            if last is not None:
-                self._same(connection, last.seq, bytes(last.hash))
-            done = last.seq if last else 0
+            self.epoch, done = reached(connection, server, self._station)
             if done != self._done:
                 self._done, self._marks = done, _marks(connection, done)
-
-    def _same(self, connection: sa.Connection, seq: int, there: bytes) -> None:
-        here = connection.execute(sa.select(schema.chain.c.hash).where(schema.chain.c.seq == seq)).scalar()
-        if here is None or bytes(here) != there:
-            how = "was rolled back" if here is None else "was made anew"
-            raise FaultError(
-                Fault.LINE_FORKED,
-                f"link {seq} of {self._station} is on the line's server, and not here: the ledger {how}",
-            )
 
     def backlog(self) -> int:
         """Links that the server does not have yet, by what `begin` learned."""
@@ -156,6 +126,30 @@ class Pusher:
         self._done = portion.links[-1].seq
         for name, rows in portion.rows.items():
             self._marks[name] = self._marks.get(name, 0) + len(rows)
+
+
+def reached(here: sa.Connection, server: sa.Connection, station: str) -> tuple[str, int]:
+    """The epoch of the ledger ``here``, and the last link of it that the server has; 0 where it has none.
+
+    Raises:
+        FaultError: `Fault.LINE_FORKED` where what the server has is another past.
+    """
+    newest = sa.select(schema.restorations).order_by(schema.restorations.c.id.desc()).limit(1)
+    restored = here.execute(newest).first()
+    epoch = restored.at.isoformat(timespec="microseconds") if restored else ""
+    mine = sa.select(links.c.seq, links.c.hash).where(links.c.station == station).order_by(links.c.seq.desc()).limit(1)
+    last = server.execute(mine.where(links.c.epoch == epoch)).first()
+    if last is None and restored is not None:
+        # The restored part is what was pushed before the backup was made, as far as that was pushed at all.
+        last = server.execute(mine.where(links.c.seq <= restored.seq)).first()
+    if last is None:
+        return epoch, 0
+    known = here.execute(sa.select(schema.chain.c.hash).where(schema.chain.c.seq == last.seq)).scalar()
+    if known is None or bytes(known) != bytes(last.hash):
+        how = "was rolled back" if known is None else "was made anew"
+        text = f"link {last.seq} of {station} is on the line's server, and not here: the ledger {how}"
+        raise FaultError(Fault.LINE_FORKED, text)
+    return epoch, last.seq
 
 
 def _marks(connection: sa.Connection, until: int) -> dict[str, int]:

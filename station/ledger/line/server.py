@@ -60,6 +60,9 @@ class LineServer:
     def close(self) -> None:
         """Give the connection back."""
         self._engine.dispose()
+        self._forget()
+
+    def _forget(self) -> None:
         if self._handle is not None:
             self._handle.close()
             self._handle = None
@@ -67,6 +70,8 @@ class LineServer:
     def _connect(self) -> psycopg.Connection[Any]:
         # Its own timeout is libpq's; from here on, SQLAlchemy's first questions included, the timer's.
         connection = psycopg.connect(**self._libpq)
+        # The pool makes a new connection by itself for one that it found dead, and tells nobody.
+        self._forget()
         # A second name for the socket: this one is ours to shut down, whatever libpq does to its own.
         self._handle = socket.socket(fileno=os.dup(connection.fileno()))
         return connection

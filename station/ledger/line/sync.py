@@ -7,8 +7,8 @@ one short transaction. A slot never waits for it.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -16,10 +16,12 @@ import sqlalchemy as sa
 import structlog
 
 from station.faults import Fault, FaultError
+from station.ledger import orders
 from station.ledger.line import pull
 from station.ledger.line.push import Pusher
 from station.ledger.line.server import LineServer
-from station.ledger.store import HEAD
+from station.ledger.line.standing import agrees
+from station.status import LineLink
 
 if TYPE_CHECKING:
     from station.ledger.record import SqliteLedger
@@ -27,16 +29,6 @@ if TYPE_CHECKING:
 _LONGEST_PAUSE_S: Final = 60.0
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class LineState:
-    """How the station stands with the line, now. ``backlog`` is in links; ``fault`` is None while it is in touch."""
-
-    synced_at: datetime | None = None
-    backlog: int = 0
-    fault: Fault | None = None
-    detail: str = ""
 
 
 class LineSync(threading.Thread):
@@ -53,14 +45,15 @@ class LineSync(threading.Thread):
         block: int,
         every_s: float,
         settled: Callable[[], None] = lambda: None,
+        tell: Callable[[LineLink], None] = lambda _: None,
     ) -> None:
         super().__init__(name="line")
         self._store, self._server = ledger.store, server
         self._station, self._software, self._simulated = station, software, simulated
-        self._block, self._every_s, self._settled = block, every_s, settled
+        self._block, self._every_s, self._settled, self._tell = block, every_s, settled, tell
         self._pusher = Pusher(ledger.store, station)
         self._woken, self._over = threading.Event(), threading.Event()
-        self.state = LineState()
+        self.state = LineLink()
 
     def wake(self) -> None:
         """Look again, now."""
@@ -80,18 +73,24 @@ class LineSync(threading.Thread):
             self._woken.clear()
             try:
                 self.round()
-                pause_s = self._every_s
-                wait_for_news = True
+                pause_s, away = self._every_s, False
             except FaultError as error:
                 self._failed(error)
-                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-                wait_for_news = False
+                pause_s, away = min(pause_s * 2, _LONGEST_PAUSE_S), True
             except Exception as error:  # a thread's top: the line must not stop the station
                 log.exception("unexpected")
                 self._failed(FaultError(Fault.UNEXPECTED, type(error).__name__))
-                wait_for_news = False
-            # A server that is away is not asked at the end of each run.
-            (self._woken if wait_for_news else self._over).wait(pause_s)
+                away = True
+            self._rest(pause_s, away=away)
+
+    def _rest(self, pause_s: float, *, away: bool) -> None:
+        """Wait. A server that is away is not asked at the end of each run; what is left here is told none the less."""
+        until = time.monotonic() + pause_s
+        while not self._over.is_set() and self._woken.wait(max(0.0, until - time.monotonic())):
+            if not away:
+                return
+            self._woken.clear()
+            self._post(self.state.synced_at, self.state.fault, self.state.detail)
 
     def round(self) -> None:
         """Everything once: push what is new, learn what is new, lease what is needed.
@@ -100,7 +99,7 @@ class LineSync(threading.Thread):
             FaultError: `LINE_AWAY`, `LINE_SETUP`, `LINE_FORKED`, `SIMULATION_MIXED`, `LEDGER_DOWN`.
         """
         with self._server.transaction() as server:
-            self._agrees(server)
+            agrees(server, self._station, simulated=self._simulated)
             self._pusher.begin(server)
         self.push()
         with self._server.transaction() as server:
@@ -114,7 +113,7 @@ class LineSync(threading.Thread):
             self._seen(server)
         if self.state.fault is not None or self.state.synced_at is None:
             log.info("in touch with the line's server")
-        self.state = LineState(datetime.now(UTC), self._pusher.backlog())
+        self._post(datetime.now(UTC), None)
 
     def push(self) -> None:
         """Push what the server does not have yet, after `Pusher.begin` said what that is."""
@@ -122,17 +121,6 @@ class LineSync(threading.Thread):
             with self._server.transaction() as server:
                 self._pusher.push(server, portion)
             self._pusher.pushed(portion)
-
-    def _agrees(self, server: sa.Connection) -> None:
-        there = server.execute(sa.text("SELECT version, simulated FROM line_schema")).first()
-        if there is None or there.version != HEAD:
-            found = there.version if there else "nothing"
-            raise FaultError(
-                Fault.LINE_SETUP,
-                f"the line's schema is {found}, this software's {HEAD}; its owner runs: station line init",
-            )
-        if there.simulated is not self._simulated:
-            raise FaultError(Fault.SIMULATION_MIXED, "simulated and real stations never share a line")
 
     def _seen(self, server: sa.Connection) -> None:
         server.execute(
@@ -152,9 +140,20 @@ class LineSync(threading.Thread):
     def _failed(self, error: FaultError) -> None:
         if error.fault is not self.state.fault:
             log.warning("out of touch with the line", fault=error.fault.code, detail=error.detail)
-        backlog = self.state.backlog
+        self._post(self.state.synced_at, error.fault, error.detail)
+
+    def _post(self, synced_at: datetime | None, fault: Fault | None, detail: str = "") -> None:
+        """Say how the station stands, by its own ledger; where that does not answer, as it was."""
+        old, backlog, left = self.state, self.state.backlog, self.state.left
         try:
-            backlog = self._pusher.backlog()
+            backlog, left = self._pusher.backlog(), self._left()
         except FaultError:
             log.warning("the ledger does not answer the line's thread")
-        self.state = LineState(self.state.synced_at, backlog, error.fault, error.detail)
+        begun = old.synced_at is None and old.fault is None
+        since = datetime.now(UTC) if begun or fault is not old.fault else old.since
+        self.state = LineLink(synced_at, backlog, left, fault, detail, since)
+        self._tell(self.state)
+
+    def _left(self) -> tuple[tuple[str, int], ...]:
+        with self._store.read() as connection:
+            return orders.left_by_order(connection)
