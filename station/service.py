@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
 
+from station import disk
 from station.faults import Fault, FaultError, readable
 
 _MAX_FILE = 65_536
@@ -63,19 +63,8 @@ class SlotService:
             raise FaultError(Fault.NO_SLOT, f"{slot!r} is none of {', '.join(sorted(self._slots))}")
 
     def _write(self, out: dict[str, str]) -> None:
-        staging = self._file.with_name(f".{self._file.name}.new")
         try:
-            handle = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-            with os.fdopen(handle, "w") as file:
-                json.dump(out, file)
-                file.flush()
-                os.fsync(handle)
-            staging.replace(self._file)
-            folder = os.open(self._file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            disk.put(self._file, json.dumps(out).encode())
         except OSError as error:
             raise FaultError(Fault.SLOT_STATE, f"{self._file}: {error.strerror}") from error
         self._out = out

@@ -18,11 +18,11 @@ from cryptography.exceptions import InvalidSignature
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
+from station.aws.trust import trusting
 from station.credentials import Credentials
 from station.faults import Fault, FaultError
 from station.model import Call, Ending
 
-_ALPN: Final = "x-amzn-mqtt-ca"  # AWS IoT developer guide, "Device communication protocols": MQTT on port 443
 _TURN_S: Final = 0.02
 
 
@@ -64,7 +64,7 @@ def knock(endpoint: str, port: int, server_roots: bytes, timeout_s: float, *, al
     Raises:
         FaultError: `Fault.CLOUD_UNTRUSTED` where the server roots are not readable.
     """
-    context = _trusting(server_roots, alpn=alpn)
+    context = trusting(server_roots, alpn=alpn)
     deadline = time.monotonic() + timeout_s
     try:
         tls = _connected(endpoint, port, context, deadline)
@@ -208,25 +208,13 @@ class _Contact:
 def _context(credentials: Credentials, endpoint: str, *, alpn: bool) -> ssl.SSLContext:
     """TLS as the unit would speak it: 1.2 at least, our roots alone, and what it holds of the chain sent."""
     _complete(credentials, endpoint)
-    context = _trusting(credentials.server_roots, alpn=alpn)
+    context = trusting(credentials.server_roots, alpn=alpn)
     # ssl loads keys from files only; this one is memory, has no name, and is gone when it is closed.
     handle = os.memfd_create("credentials", os.MFD_CLOEXEC)
     with os.fdopen(handle, "wb") as file:
         file.write(credentials.chain_pem + credentials.key_text())
         file.flush()
         context.load_cert_chain(f"/proc/self/fd/{handle}")
-    return context
-
-
-def _trusting(server_roots: bytes, *, alpn: bool) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_verify_locations(cadata=server_roots.decode("ascii"))
-    except (ssl.SSLError, ValueError) as error:
-        raise FaultError(Fault.CLOUD_UNTRUSTED, f"the server roots are not readable: {error}") from error
-    if alpn:
-        context.set_alpn_protocols([_ALPN])
     return context
 
 

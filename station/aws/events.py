@@ -15,10 +15,10 @@ import structlog
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
+from station.aws.trust import ALPN
 from station.faults import Fault, FaultError
 
 TOPIC: Final = "$aws/events/certificates/registered/{ca}"  # AWS IoT developer guide, "Reserved topics"
-_ALPN: Final = "x-amzn-mqtt-ca"
 _KEEPALIVE_S: Final = 30
 _CONNECT_S: Final = 5.0
 _TURN_S: Final = 0.25
@@ -55,7 +55,7 @@ def context(certificate: Path, key: Path, server_roots: Path, *, alpn: bool) -> 
     except (OSError, ssl.SSLError) as error:
         raise FaultError(Fault.CONFIG, f"{certificate}, {key}, {server_roots}: {error}") from error
     if alpn:
-        made.set_alpn_protocols([_ALPN])
+        made.set_alpn_protocols([ALPN])
     return made
 
 

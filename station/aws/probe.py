@@ -11,9 +11,9 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlsplit
 
+from station.aws.trust import trusting
 from station.faults import Fault, FaultError
 
-_ALPN: Final = "x-amzn-mqtt-ca"  # AWS IoT developer guide, "Device communication protocols": MQTT on port 443
 _WRONG_NAME: Final = ("UNRECOGNIZED_NAME", "NO_APPLICATION_PROTOCOL")
 
 
@@ -27,14 +27,7 @@ def greet(endpoint: str, port: int, server_roots: bytes, *, alpn: bool, timeout_
         FaultError: `CLOUD_UNTRUSTED` where chain or name do not verify by ``server_roots``, `CLOUD_UNREACHABLE` where
             nobody listens, `CLOUD_SILENT` where nobody answers.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_verify_locations(cadata=server_roots.decode("ascii"))
-    except (ssl.SSLError, ValueError) as error:
-        raise FaultError(Fault.CLOUD_UNTRUSTED, f"the server roots are not readable: {error}") from error
-    if alpn:
-        context.set_alpn_protocols([_ALPN])
+    context = trusting(server_roots, alpn=alpn)
     where = f"{endpoint}:{port}"
     try:
         with (

@@ -11,8 +11,9 @@ from typing import Annotated, Final, Literal
 from cryptography import x509
 from pydantic import Field, ValidationError
 
+from station import disk
 from station.ca import load_ca_certificate
-from station.ceremony.journal import now, sync_folder, write_whole
+from station.ceremony.journal import now, write_whole
 from station.ceremony.registration import Registration, load_registration
 from station.config.loader import Strict
 from station.config.sections import check_product
@@ -86,7 +87,7 @@ def make(
         write_whole(folder / name, content, 0o644)
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in sorted(files.items()))
     write_whole(folder / CHECKSUMS, sums.encode(), 0o644)  # last: a folder without it is no hand-over
-    sync_folder(folder)
+    disk.sync(folder)
     return [*sorted(files), CHECKSUMS]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from station import disk
 from station.faults import Fault, FaultError
 
 Say: TypeAlias = Callable[[str], None]
@@ -120,14 +120,14 @@ class Journal:
             if f"output {name}" in self.facts["kept"] and path.exists():
                 self._move(path, name)
         self._path.rename(self._path.with_name(f"{self._path.stem}-undone-{self.facts['id'][:8]}.json"))
-        sync_folder(self._path.parent)
+        disk.sync(self._path.parent)
 
     def _move(self, path: Path, name: str) -> None:
         target = self.aside / path.name
         try:
             shutil.move(path, target if not target.exists() else self.aside / f"{name}-{path.name}")
             for folder in (self.aside, self.aside.parent, path.parent):
-                sync_folder(folder)
+                disk.sync(folder)
         except OSError as error:
             raise FaultError(Fault.CEREMONY, f"{path} cannot be put aside: {error.strerror}") from error
 
@@ -181,28 +181,12 @@ def now() -> str:
 
 
 def write_whole(path: Path, content: bytes, mode: int) -> None:
-    """Write, sync, rename, sync the folder: after a loss of power there is the old file or the new one.
+    """`disk.put`, for an act: after a loss of power there is the old file or the new one.
 
     Raises:
         FaultError: `Fault.CEREMONY`.
     """
-    staging = path.with_name(f".{path.name}.new")
     try:
-        handle = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.rename(path)
-        sync_folder(path.parent)
+        disk.put(path, content, mode)
     except OSError as error:
         raise FaultError(Fault.CEREMONY, f"{path} cannot be written: {error.strerror}") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's own changes on disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Protocol
 
+from station import disk
 from station.faults import Fault, FaultError
 from station.feed.lines import MAX_LINE
 
@@ -27,21 +27,11 @@ class FolderShelf:
         self._folder = folder
 
     def put(self, certificate_id: str, line: bytes) -> None:
-        """Write, sync, rename, sync the folder: after a loss of power there is the old line or the new one."""
+        """Put a file in one step: after a loss of power there is the old line or the new one."""
         file = self._file(certificate_id)
-        staging = file.with_name(f".{file.name}.new")
         try:
             file.parent.mkdir(exist_ok=True)
-            with staging.open("wb") as out:
-                out.write(line)
-                out.flush()
-                os.fsync(out.fileno())
-            staging.replace(file)
-            folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            disk.put(file, line, 0o644)
         except OSError as error:
             raise FaultError(Fault.CONFIG, f"the feed's folder {self._folder}: {error.strerror}") from error
 

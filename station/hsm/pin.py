@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from station import disk
 from station.faults import Fault, FaultError
 from station.hsm.uri import KeyUri
 from station.secret import SecretSource
@@ -70,11 +71,7 @@ class PinLatch:
             self._write()
         # The name is what counts, and needs no space; the reason is for people, and may be lost with a full disk.
         self._staging.rename(self._file)
-        folder = os.open(self._file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        disk.sync(self._file.parent)
         with suppress(OSError):
             self._file.write_text(f"{why}\n")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Final
 
 import pyudev
 
+from station import disk
 from station.config.slots import SlotSettings, UsbLocation, map_text
 from station.faults import Fault, FaultError
 from station.jig.ports import Port
@@ -85,20 +85,9 @@ def write_map(path: Path, places: Mapping[str, UsbLocation]) -> None:
     Raises:
         FaultError: `Fault.CONFIG` where it cannot be written.
     """
-    new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with new.open("w", encoding="utf-8") as file:
-            file.write(map_text(places))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        disk.put(path, map_text(places).encode(), 0o644)
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise FaultError(Fault.CONFIG, f"{path} cannot be written: {error.strerror}") from error
 
 

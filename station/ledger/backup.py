@@ -13,9 +13,9 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from station import disk
 from station.faults import Fault, FaultError
 from station.ledger import identity, schema, verify
-from station.ledger.export import sync_folder
 from station.ledger.store import Store
 
 _PAGES_A_STEP: Final = 256  # 1 MiB at a time: the line writes in between
@@ -44,10 +44,9 @@ def backup(ledger: Path, target: Path, progress: Callable[[int, int], None] = la
             )
             # A copy in WAL mode would want two more files beside it.
             copy.execute("PRAGMA journal_mode = DELETE")
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        disk.sync(partial)
         partial.rename(target)
-        sync_folder(target.parent)
+        disk.sync(target.parent)
     except (OSError, sqlite3.Error) as error:
         partial.unlink(missing_ok=True)
         raise FaultError(Fault.LEDGER_DOWN, f"{target} cannot be made from {ledger}: {error}") from error
@@ -161,13 +160,13 @@ def _exchange(fresh: Path, ledger: Path) -> Path | None:
                 part = ledger.with_name(ledger.name + ending)
                 if part.exists():
                     kept.with_name(kept.name + ending).hardlink_to(part)
-            sync_folder(ledger.parent)
+            disk.sync(ledger.parent)
         # The old one's -wal must not be read into the fresh one.
         for ending in ("-wal", "-shm"):
             ledger.with_name(ledger.name + ending).unlink(missing_ok=True)
         fresh.replace(ledger)
         identity.mark_of(fresh).replace(identity.mark_of(ledger))
-        sync_folder(ledger.parent)
+        disk.sync(ledger.parent)
     except OSError as error:
         raise FaultError(Fault.LEDGER_DOWN, f"{fresh} cannot take the place of {ledger}: {error.strerror}") from error
     return kept

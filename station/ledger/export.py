@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final
 
+from station import disk
 from station.faults import Fault, FaultError
 from station.ledger import chain, verify
 from station.ledger.anchors import Anchor, parse
@@ -57,11 +58,10 @@ def export(
         with closing(verify.opened(ledger)) as connection, _new_file(partial) as out:
             connection.execute("BEGIN")
             last = _write(connection, out, first, head, progress)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        disk.sync(partial)
         partial.chmod(0o440)
         partial.rename(target)
-        sync_folder(target.parent)
+        disk.sync(target.parent)
     except (OSError, sqlite3.Error, ValueError, TypeError) as error:
         partial.unlink(missing_ok=True)
         raise FaultError(Fault.LEDGER_DOWN, f"{target} cannot be written from {ledger}: {error}") from error
@@ -204,12 +204,3 @@ def _unpacked(path: Path, file: BinaryIO) -> IO[str]:
     if path.name.endswith(".gz"):
         return gzip.open(file, "rt", encoding="ascii", newline="\n")
     return io.TextIOWrapper(file, encoding="ascii", newline="\n")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,9 +6,9 @@ the ledger's first link, which every backup of it shares and no other ledger has
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from station import disk
 from station.faults import Fault, FaultError
 
 _MAX = 128
@@ -50,15 +50,4 @@ def hold(ledger: Path, first: bytes) -> None:
 
 def write(ledger: Path, first: bytes) -> None:
     """Mark the ledger by its first link, on the disk when this returns; in an older mark's place. Raises OSError."""
-    fresh = mark_of(ledger).with_name(f".{ledger.name}.mark.new")
-    handle = os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o440)
-    with os.fdopen(handle, "wb") as file:
-        file.write(first.hex().encode() + b"\n")
-        file.flush()
-        os.fsync(handle)
-    fresh.replace(mark_of(ledger))
-    folder = os.open(ledger.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    disk.put(mark_of(ledger), first.hex().encode() + b"\n", 0o440)

@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from station import disk
 from station.config.report import Report as Settings
 from station.faults import Fault, FaultError
 from station.yields import mail
-from station.yields.files import STATE, sync
+from station.yields.files import STATE
 from station.yields.findings import Undelivered
 
 _TRIES: Final = 3
@@ -126,11 +127,7 @@ def _read(report: Path) -> dict[str, Any]:
 
 def _write(report: Path, state: Mapping[str, Any]) -> None:
     """Whole or not at all, and on the disk when this returns."""
-    new = report / f".{STATE}.new"
     try:
-        new.write_text(json.dumps(state, ensure_ascii=False, indent=1), encoding="utf-8")
-        sync(new)
-        new.replace(report / STATE)
-        sync(report)
+        disk.put(report / STATE, json.dumps(state, ensure_ascii=False, indent=1).encode(), 0o644)
     except OSError as error:
         raise FaultError(Fault.REPORT_UNWRITTEN, f"{report}: {error.strerror}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from station import disk
 from station.config.report import Report as Settings
 from station.faults import Fault, FaultError
 from station.yields.findings import Undelivered
@@ -87,21 +87,12 @@ def _put(made: Path, place: Path) -> Path:
     with suppress(FileNotFoundError):
         shutil.copy2(place / STATE, made / STATE)
     for file in (made, *made.rglob("*")):
-        sync(file)
+        disk.sync(file)
     old = made.with_suffix(".old")
     shutil.rmtree(old, ignore_errors=True)
     with suppress(FileNotFoundError):
         place.rename(old)
     made.rename(place)
-    sync(place.parent)
+    disk.sync(place.parent)
     shutil.rmtree(old, ignore_errors=True)
     return place
-
-
-def sync(path: Path) -> None:
-    """Put a file or a folder on the disk (fsync(2))."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
