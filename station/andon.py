@@ -16,8 +16,8 @@ What stops the line, by the trial that decides (and ends) it:
 
 What does not, since no trial without a unit can tell when it is over, or since it is one unit's: N404 chain incomplete
 (the settings), N405 not registered, N409, N410, N413 (this certificate, this name), N408 not activated, N411 no policy,
-N412, N414 (policies may depend on the unit's name). Where they are everybody's after all, three in a row take a
-slot out of service.
+N432 no thing type, N412, N414 (policies may depend on the unit's name). Where they are everybody's after all, three in
+a row take a slot out of service.
 """
 
 from __future__ import annotations

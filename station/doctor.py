@@ -24,12 +24,14 @@ from station.ca import CertificateAuthority, load_ca_certificate
 from station.config import Config
 from station.control import Control
 from station.faults import Fault, FaultError
+from station.feed.build import shelf_of
 from station.hsm.keys import token_key
 from station.hsm.pin import PinSource
 from station.hsm.signers import Signers
 from station.hsm.uri import KeyUri
 from station.jig.survey import slots_now
 from station.ledger import health
+from station.seal import Seal
 
 LIMIT_S: Final = 4.5  # for all parts together
 _PATIENCE_S: Final = 3.0  # for what passes, within one part
@@ -94,19 +96,24 @@ class Doctor:
             return self._registry.during(time.monotonic() + _PATIENCE_S, time.sleep)
 
     def token(self) -> str:
-        """The token is there, its PIN is right, the CA key is protected, and signs what the certificate verifies."""
+        """The token is there, its PIN is right, the CA key is protected, and it and the seal's sign what verifies."""
         hsm = self._config.hsm
         key, certificate = KeyUri.parse(hsm.key), load_ca_certificate(self._config.ca.certificate)
         pin = PinSource(credential=hsm.pin.credential, file=hsm.pin.file)
         latch = self._config.state / "pin-latch"
+        began = time.monotonic()
         with Signers(key, pin, latch, processes=1, timeout_s=min(hsm.timeout_s, _PATIENCE_S)) as signers:
             found = signers.describe()
-            began = time.monotonic()
             CertificateAuthority(certificate, token_key(certificate.public_key(), signers), self._clock).prove()
-            took = (time.monotonic() - began) * 1000
+        signed = "for the CA certificate"
+        if self._config.seal is not None:  # after it, not beside it: a wrong PIN is one try
+            with Seal.from_settings(self._config.seal, hsm, latch) as seal:
+                seal.sign(b"doctor")
+            signed += " and with the seal"
+        took = (time.monotonic() - began) * 1000
         if found["wrong_pin_before"]:
             raise _Warning(f"token {found['token']}: a wrong PIN was tried before this right one", Fault.WRONG_PIN_SEEN)
-        return f"token {found['token']} ({found['serial']}) signed for the CA certificate in {took:.0f} ms"
+        return f"token {found['token']} ({found['serial']}) signed {signed} within {took:.0f} ms"
 
     def ca_certificate(self) -> str:
         """The CA certificate outlives what it would sign today, for every product."""
@@ -168,6 +175,21 @@ class Doctor:
                     case Judgement.UNCLEAR:
                         raise _Warning(f"policy {activation.policy}: only AWS can tell if it allows {action} here")
         return f"policy {activation.policy} allows client id and topic of {len(self._config.products)} product(s)"
+
+    def thing_type(self) -> str:
+        """Things can be made of the type that the settings name."""
+        activation = self._config.aws.activation
+        if activation.by != "station" or activation.thing_type is None:
+            return "the settings name no thing type"
+        self.registry().thing_type(activation.thing_type)
+        return f"things can be made of the type {activation.thing_type}"
+
+    def feed(self) -> str:
+        """The provider's feed takes lines."""
+        activation = self._config.aws.activation
+        if activation.by != "provider" or activation.feed is None:
+            return "the settings name no feed"
+        return shelf_of(activation.feed, self._config.aws, self._config.station).prove()
 
     def rights(self) -> str:
         """The station's credentials may do what a run and the outbox need."""
@@ -293,7 +315,9 @@ class Doctor:
             "ca registered": self.ca_registered,
             "endpoint": self.endpoint,
             "policy": self.policy,
+            "thing type": self.thing_type,
             "rights": self.rights,
+            "feed": self.feed,
             "clock": self.clock,
             "disk": self.disk,
             "ledger": self.ledger,
@@ -346,7 +370,7 @@ def refuse_waste(doctor: Doctor, limit_s: float = LIMIT_S) -> Iterable[Finding]:
         FaultError: the first certain no: every run would end there, after a certificate was signed for it.
     """
     every = doctor.parts()
-    asked = ("ca certificate", "ca registered", "endpoint", "policy", "rights", "clock", "disk")
+    asked = ("ca certificate", "ca registered", "endpoint", "policy", "thing type", "rights", "clock", "disk")
     doubts = [one for one in examine({name: every[name] for name in asked}, limit_s) if one.level is not Level.GOOD]
     for one in doubts:
         if one.level is Level.BAD and one.fault is not None and one.fault not in _PASSING:

@@ -13,7 +13,7 @@ from typing import Final
 
 from cryptography import x509
 
-from station.aws.registry import Registered, Registry
+from station.aws.registry import Grant, Registered, Registry
 from station.ledger.standing import Read, Recorded, all_recorded
 from station.model import CertificateStatus, StandingState
 
@@ -79,10 +79,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """What may be mended: ``policy`` is None where the provider activates; ``revoke`` only where a person said yes."""
+    """What may be mended: ``grant`` is None where the provider activates; ``revoke`` only where a person said yes."""
 
     ca: x509.Certificate
-    policy: str | None
+    grant: Grant | None
     revoke: bool = False
 
 
@@ -153,8 +153,8 @@ def _mended(
     if kind is Kind.ORPHAN and here is not None:
         registry.retire(x509.load_der_x509_certificate(here.der), repair.ca)
         done = "set INACTIVE"
-    elif kind is Kind.PENDING and here is not None and registered is not None and repair.policy is not None:
-        registry.activate(registered, here.standing.thing, repair.policy)
+    elif kind is Kind.PENDING and here is not None and registered is not None and repair.grant is not None:
+        registry.activate(registered, here.standing.thing, repair.grant)
         done = "activated"
     elif kind is Kind.UNKNOWN_HERE and registered is not None and repair.revoke:
         registry.revoke(registered)

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from station.aws import AwsCloud, Registry
+from station.aws.registry import Grant
 from station.credentials import Credentials
 from station.faults import Fault, FaultError
 from station.jig import Presence
@@ -79,7 +80,7 @@ def aws_cloud(cloud: SimCloud, ca: ProviderCA, policy: str | None, **changes: An
         "port": cloud.mqtt_port,
         "alpn": False,
         "ca_certificate_id": ca.id,
-        "policy": policy,
+        "grant": Grant(policy) if policy else None,
         "dial_timeout_s": 0.6,
         "deadline_s": 20.0,
     }

@@ -21,7 +21,7 @@ from station.activator.alarms import Alarm, AlarmBook
 from station.activator.decide import Activator, Verdict
 from station.activator.service import Service, poll
 from station.aws.events import parsed
-from station.aws.registry import Registry
+from station.aws.registry import Grant, Registry
 from station.faults import Fault, FaultError
 from station.model import CertificateStatus, Standing, StandingState, Step, certificate_id
 from station.sim.line import wait_for
@@ -29,7 +29,7 @@ from station.sim.line import wait_for
 
 @pytest.fixture
 def activator(registry: Registry, line: Line, ca: ProviderCA, policy: str) -> Activator:
-    return Activator(registry, line.register, ca.id, policy)
+    return Activator(registry, line.register, ca.id, Grant(policy))
 
 
 def test_what_is_at_connect_gets_thing_and_policy_and_then_active(
@@ -56,6 +56,22 @@ def test_policy_and_thing_come_before_active(activator: Activator, line: Line, c
         assert state(api, made) == "PENDING_ACTIVATION"
     cloud.troubles()
     assert activator.consider(made.id) is Verdict.ACTIVATED
+
+
+def test_things_are_of_the_type_that_is_named_and_it_must_exist(
+    *, registry: Registry, line: Line, cloud: SimCloud, api: Any, policy: str, ca: ProviderCA
+) -> None:
+    thing_type = f"type-{ca.id[:8]}"
+    typed = Activator(registry, line.register, ca.id, Grant(policy, thing_type))
+    _, made = line.run(f"SN-{ca.id[:8]}")
+    connect(cloud, made)
+    with pytest.raises(FaultError) as missing:
+        typed.consider(made.id)
+    assert missing.value.fault is Fault.THING_TYPE
+    assert state(api, made) == "PENDING_ACTIVATION"
+    api.create_thing_type(thingTypeName=thing_type)
+    assert typed.consider(made.id) is Verdict.ACTIVATED
+    assert api.describe_thing(thingName=f"SN-{ca.id[:8]}")["thingTypeName"] == thing_type
 
 
 def test_a_stranger_of_our_ca_is_not_activated(
@@ -116,7 +132,7 @@ def test_a_record_that_names_another_ca_is_no_permission(
         def standing(self, certificate_id: str) -> Standing | None:
             return Standing(certificate_id, "f" * 64, "SN-7", StandingState.CONNECTING)
 
-    assert Activator(registry, Forged(), ca.id, policy).consider(made.id) is Verdict.FOREIGN
+    assert Activator(registry, Forged(), ca.id, Grant(policy)).consider(made.id) is Verdict.FOREIGN
     assert state(api, made) == "PENDING_ACTIVATION"
 
 
@@ -140,7 +156,7 @@ def test_a_run_that_ends_while_it_is_activated_leaves_nothing_active(
                 api.update_certificate(certificateId=made.id, newStatus="INACTIVE")
             return found
 
-    assert Activator(registry, Lifted(), ca.id, policy).consider(made.id) is Verdict.REFUSED
+    assert Activator(registry, Lifted(), ca.id, Grant(policy)).consider(made.id) is Verdict.REFUSED
     assert state(api, made) == "INACTIVE"
 
 
@@ -267,7 +283,7 @@ def test_a_storm_of_a_thousand_is_worked_off_within_the_throttle_and_none_twice(
     cloud.troubles(throttle={"*": 5000, "UpdateCertificate": 1000, "DescribeCertificate": 1000, "AttachPolicy": 1000})
     fast = Registry(cloud.said["region"], api_url=cloud.said["api_url"], per_s=700)
     before = cloud.control("counts")
-    service = Service(Activator(fast, Provisioned(), ca.id, policy), alarms, grace_s=0.0)
+    service = Service(Activator(fast, Provisioned(), ca.id, Grant(policy)), alarms, grace_s=0.0)
     for name in list(things)[:200]:
         service.heard(name)
     assert poll(fast, ca.id, service) == 1001

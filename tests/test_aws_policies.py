@@ -135,7 +135,9 @@ def test_the_template_calls_this_function_with_the_rights_of_the_policy_file() -
     resources = template["Resources"]
     function_ = resources["Function"]["Properties"]
     assert function_["Handler"] == f"{function.__name__}.{function.handler.__name__}"
-    assert set(function_["Environment"]["Variables"]) <= {"CA_CERTIFICATE_ID", "POLICY", "BUCKET", "PREFIX"}
+    assert set(function_["Environment"]["Variables"]) <= {
+        *("CA_CERTIFICATE_ID", "POLICY", "THING_TYPE", "BUCKET", "PREFIX")
+    }
     statements = resources["Role"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
     alone = json.loads((AWS / "activator-policy.json").read_text())["Statement"]
     rights = {one["Sid"]: as_in_the_template(one) for one in statements if one["Sid"] != "Log"}

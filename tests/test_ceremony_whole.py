@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,12 @@ def station_of(desk: Desk, products: Path) -> Station:
     return made
 
 
-def handed_over(desk: Desk, products: Path, policy: str = "p") -> Path:
+def handed_over(desk: Desk, products: Path, policy: str = "p", *more: str) -> Path:
     folder = desk.folder / "handover"
     given = ["--registration", str(desk.folder / "registration.json"), "--ca", str(desk.folder / "ca.pem")]
     at = ["--roots", str(desk.cloud.server_roots), "--port", str(desk.cloud.mqtt_port), "--policy", policy]
     files = [str(file) for file in sorted(products.glob("*.yaml"))]
-    assert main(["handover", str(folder), *given, *at, "--products", *files, "--by", "Lan"]) == 0
+    assert main(["handover", str(folder), *given, *at, *more, "--products", *files, "--by", "Lan"]) == 0
     return folder
 
 
@@ -70,10 +71,12 @@ def test_the_documented_commands_lead_to_a_first_pass(desk: Desk, way: str) -> N
     policy = f"station-{desk.organization[-8:]}"
     api = desk.cloud.boto()
     api.create_policy(policyName=policy, policyDocument=json.dumps(POLICY))
+    with suppress(api.exceptions.ResourceAlreadyExistsException):
+        api.create_thing_type(thingTypeName="sensor-type")
     api.close()
     products = desk.folder / "products"
     station = station_of(desk, products)
-    folder = handed_over(desk, products, policy)
+    folder = handed_over(desk, products, policy, "--thing-type", "sensor-type")
     assert main(["--config", str(station.config), "adopt", str(folder)]) == 0
     with SimJig(desk.folder / "boards") as jig:
         station.start()
@@ -93,6 +96,7 @@ def test_the_documented_commands_lead_to_a_first_pass(desk: Desk, way: str) -> N
     assert [one["certificateId"] for one in listed] == [issued]
     unit = aws(desk, "describe-certificate", "--certificate-id", issued)["certificateDescription"]
     assert (unit["status"], unit["caCertificateId"]) == ("ACTIVE", name)
+    assert aws(desk, "describe-thing", "--thing-name", "SN-1")["thingTypeName"] == "sensor-type"
     (desk.folder / "unit.pem").write_text(unit["certificatePem"])
     said = openssl(desk.folder, "verify", "-purpose", "sslclient", "-CAfile", "ca.pem", "unit.pem")
     assert said == "unit.pem: OK\n"

@@ -9,18 +9,30 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import boto3
 import pytest
+from cloud import make_ca
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from ledgers import open_ledger
 from whole_line import MakeStation, order_troubles
 
 from station.aws.policies import Judgement, judge
+from station.ca import load_ca_certificate
+from station.ceremony.session import public_pem
 from station.config import load
 from station.doctor import Doctor, Finding, Level, examine, refuse_waste
 from station.faults import Fault, FaultError
+from station.hsm.pin import PinSource
+from station.hsm.signers import generate_key
+from station.hsm.uri import KeyUri
+from station.jig.survey import Plugged, SlotView
+from station.model import KeyType, certificate_id
 from station.sim.line import Provider, Station, softhsm_module
 
 ARN = "arn:aws:iot:us-east-1:000000000000"
@@ -52,7 +64,9 @@ def test_a_station_at_work_is_well_and_the_doctor_disturbs_nothing(station: Stat
             "ca registered",
             "endpoint",
             "policy",
+            "thing type",
             "rights",
+            "feed",
             "clock",
             "disk",
             "ledger",
@@ -145,6 +159,66 @@ def test_the_doctor_tries_a_wrong_pin_once_and_then_never(made: Station, tmp_pat
     assert "no further try is made" in second.text
 
 
+LOCKED, FINAL_TRY = 0x40000, 0x20000  # CKF_USER_PIN_LOCKED, CKF_USER_PIN_FINAL_TRY (PKCS #11, CK_TOKEN_INFO)
+
+
+@pytest.mark.parametrize(("flag", "says"), [(LOCKED, "the PIN is locked"), (FINAL_TRY, "one more wrong PIN locks it")])
+def test_a_token_at_its_last_try_is_not_tried(made: Station, own_token: Provider, flag: int, says: str) -> None:
+    """SoftHSM never locks, but it tells the flags that its file holds: a vendor's token sets them by itself."""
+    (file,) = (own_token.folder / "tokens").glob("*/token.object")
+    content = file.read_bytes()
+    at = content.index(bytes.fromhex("8000534b0000000000000002")) + 12  # CKA_OS_TOKENFLAGS, a number
+    flags = int.from_bytes(content[at : at + 8], "big") | flag
+    file.write_bytes(content[:at] + flags.to_bytes(8, "big") + content[at + 8 :])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOFTHSM2_CONF", own_token.environment["SOFTHSM2_CONF"])
+        found = ask(made, "token")
+        assert (found.level, found.fault) == (Level.BAD, Fault.PIN_LOCKED)
+        assert says in found.text
+        file.write_bytes(content)  # unlocked by the token's holder: nothing else is to be done
+        assert ask(made, "token").level is not Level.BAD
+
+
+def test_a_token_or_key_that_is_not_the_settings_is_told(made: Station, ca_of_nobody: Path) -> None:
+    usual = dict(made.settings["hsm"])
+    for change, fault in (("token=demo", Fault.HSM_TOKEN), ("object=device-ca", Fault.HSM_KEY)):
+        made.settings["hsm"] = {**usual, "key": usual["key"].replace(change, f"{change}-other")}
+        assert ask(made, "token").fault is fault
+    made.settings["hsm"] = usual
+    made.settings["ca"] = {"certificate": str(ca_of_nobody)}
+    assert ask(made, "token").fault is Fault.CA_MISMATCH
+
+
+@pytest.fixture
+def ca_of_nobody(tmp_path: Path) -> Path:
+    """A CA certificate that no token and no registry knows."""
+    file = tmp_path / "nobody.pem"
+    file.write_bytes(make_ca("Nobody REHEARSAL").certificate.public_bytes(Encoding.PEM))
+    return file
+
+
+def test_a_ca_that_is_not_registered_here_is_told(made: Station, ca_of_nobody: Path) -> None:
+    made.settings["ca"] = {"certificate": str(ca_of_nobody)}
+    made.settings["aws"]["ca_certificate_id"] = certificate_id(load_ca_certificate(ca_of_nobody))
+    found = ask(made, "ca registered")
+    assert (found.level, found.fault) == (Level.BAD, Fault.CA_UNKNOWN_HERE)
+
+
+def test_a_seal_that_cannot_sign_is_told_with_the_token(made: Station, own_token: Provider) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOFTHSM2_CONF", own_token.environment["SOFTHSM2_CONF"])
+        key = KeyUri.parse(own_token.key.replace("device-ca", "seal"))
+        pin, latch = PinSource(file=own_token.pin), made.state / "pin-latch"
+        public = generate_key(replace(key, id=b"\x05"), pin, latch, KeyType.P256)
+        (made.folder / "seal.pem").write_text(public_pem(public))
+        made.settings["seal"] = {"public": "seal.pem", "key": str(key)}
+        assert "and with the seal" in ask(made, "token").text
+        other = ec.generate_private_key(ec.SECP256R1()).public_key()
+        (made.folder / "seal.pem").write_text(public_pem(other))
+        found = ask(made, "token")
+    assert (found.level, found.fault) == (Level.BAD, Fault.SEAL_MISMATCH)
+
+
 class Broken(NamedTuple):
     part: str
     change: dict[str, Any]
@@ -185,12 +259,78 @@ def test_tls_1_2_asks_for_our_certificate_within_the_handshake_and_that_is_well(
     assert (found.level, "TLSv1.2" in found.text) == (Level.GOOD, True)
 
 
-@pytest.mark.parametrize("operation", ["UpdateCertificate", "RegisterCertificate", "AttachPolicy"])
+@pytest.mark.parametrize(
+    "operation", ["UpdateCertificate", "RegisterCertificate", "CreateThing", "AttachPolicy", "AttachThingPrincipal"]
+)
 def test_a_right_that_is_missing_is_named(made: Station, operation: str) -> None:
     order_troubles(made.provider, api={operation: "AccessDeniedException"})
     found = ask(made, "rights")
     assert found.fault is Fault.AWS_DENIED
     assert operation in found.text
+
+
+def test_what_the_rights_were_tried_on_is_not_made(made: Station, cloud_api: Any) -> None:
+    assert "create_thing" in ask(made, "rights").text
+    assert not [one for one in cloud_api.list_things()["things"] if one["thingName"].startswith("no-")]
+
+
+def test_a_thing_type_that_no_thing_can_be_made_of_is_told(made: Station, cloud_api: Any) -> None:
+    made.settings["aws"]["activation"]["thing_type"] = "sensor"
+    absent = ask(made, "thing type")
+    cloud_api.create_thing_type(thingTypeName="sensor")
+    there = ask(made, "thing type")
+    cloud_api.deprecate_thing_type(thingTypeName="sensor")
+    deprecated = ask(made, "thing type")
+    assert [one.fault for one in (absent, there, deprecated)] == [Fault.THING_TYPE, None, Fault.THING_TYPE]
+    assert "deprecated" in deprecated.text
+    with pytest.raises(FaultError) as refused:
+        refuse_waste(Doctor(load(made.config)))
+    assert refused.value.fault is Fault.THING_TYPE
+
+
+@pytest.fixture
+def fed(made: Station) -> Callable[[dict[str, Any]], Finding]:
+    """The doctor's answer about a feed at some place; the seal is not what is asked."""
+    (made.folder / "seal.pem").write_bytes(b"")
+    made.settings["seal"] = {"public": "seal.pem", "key": made.provider.key.replace("device-ca", "seal")}
+
+    def asked(at: dict[str, Any]) -> Finding:
+        made.settings["aws"]["activation"] = {"by": "provider", "feed": {"at": at}}
+        return ask(made, "feed")
+
+    return asked
+
+
+def test_a_feed_s_folder_is_there_and_may_be_written(fed: Callable[[dict[str, Any]], Finding], tmp_path: Path) -> None:
+    at = {"kind": "folder", "folder": str(tmp_path / "feed")}
+    missing = fed(at)
+    assert (missing.level, missing.fault) == (Level.BAD, Fault.FEED_DOWN)
+    (tmp_path / "feed").mkdir()
+    assert fed(at).level is Level.GOOD
+    assert list((tmp_path / "feed").iterdir()) == []
+
+
+def test_a_feed_s_bucket_takes_lines_and_keeps_none_of_the_doctor_s(
+    fed: Callable[[dict[str, Any]], Finding], made: Station
+) -> None:
+    at = {"kind": "s3", "bucket": "doctor-feed"}
+    missing = fed(at)
+    assert (missing.level, "NoSuchBucket" in missing.text) == (Level.BAD, True)
+    cloud = made.provider.cloud
+    client = boto3.client("s3", region_name=cloud["region"], endpoint_url=cloud["api_url"])
+    client.create_bucket(Bucket="doctor-feed")
+    try:
+        assert fed(at).level is Level.GOOD
+        assert client.list_objects_v2(Bucket="doctor-feed")["KeyCount"] == 0
+    finally:
+        client.close()
+
+
+def test_a_feed_s_topic_takes_messages(fed: Callable[[dict[str, Any]], Finding], made: Station) -> None:
+    assert fed({"kind": "mqtt"}).level is Level.GOOD
+    order_troubles(made.provider, api={"*": "AccessDeniedException"})
+    found = fed({"kind": "mqtt"})
+    assert (found.level, found.fault) == (Level.BAD, Fault.AWS_DENIED)
 
 
 def test_a_ca_that_is_switched_off_is_told(made: Station, cloud_api: Any) -> None:
@@ -270,6 +410,22 @@ def test_a_ledger_without_an_open_order_and_of_the_other_kind(made: Station) -> 
     (made.state / "ledger.sqlite.mark").unlink()
     open_ledger(made.state / "ledger.sqlite", simulated=False).dispose()
     assert ask(made, "ledger").fault is Fault.SIMULATION_MIXED
+
+
+def test_a_port_that_may_not_be_opened_and_two_in_one_slot_are_told(
+    made: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.port.write_bytes(b"")
+    assert ask(made, "slots").text.startswith("1 slot(s), 1 with a board")
+    with monkeypatch.context() as patch:
+        patch.setattr("station.doctor.os.access", lambda *_: False)  # root, who runs tests, may open everything
+        denied = ask(made, "slots")
+    two = SlotView("1", "usb 1-1", tuple(Plugged(str(made.port), str(made.port)) for _ in range(2)))
+    monkeypatch.setattr("station.doctor.slots_now", lambda _: [two])  # as udev would tell (test_jig_udev.py)
+    ambiguous = ask(made, "slots")
+    assert [one.fault for one in (denied, ambiguous)] == [Fault.PORT_DENIED, Fault.PORT_AMBIGUOUS]
+    assert "dialout" in denied.text
+    assert "name one" in ambiguous.text
 
 
 def test_a_light_that_is_not_there_is_named(made: Station, tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_a_shelf_that_is_gone_is_no_answer(tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(FaultError) as error:
         FeedRegister(FolderShelf(file), SEAL.seals).standing(ID)
-    assert error.value.fault is Fault.CONFIG
+    assert error.value.fault is Fault.FEED_DOWN
     with pytest.raises(FaultError):
         FolderShelf(tmp_path / "none").put(ID, a_raw())
 
@@ -227,6 +227,9 @@ class Records:
             raise FaultError(Fault.CLOUD_UNREACHABLE, "the shelf is away")
         self.lines.append(opened(line, SEAL.seals, datetime.now(UTC)))
         self.came.set()
+
+    def prove(self) -> str:
+        return "in memory"
 
     def get(self, certificate_id: str) -> bytes | None:
         return None

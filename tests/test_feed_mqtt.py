@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,12 +17,14 @@ import pytest
 from cloud import ProviderCA, SimCloud, activate, device
 from ledgers import end
 from provider_side import Line, connect
+from structlog.testing import capture_logs
 from test_feed import SEAL, KeyInHand
 
 from station.activator.daemon import _register
 from station.aws.shelf import TopicShelf
 from station.config.activator import ActivatorFile
 from station.faults import Fault, FaultError
+from station.feed.shelf import FolderShelf
 from station.feed.writer import FeedWriter
 from station.interfaces import Register
 from station.ledger.standing import LedgerRegister
@@ -142,6 +149,63 @@ def test_what_a_station_tells_is_known_and_what_came_while_the_activator_was_awa
     assert [again.standing(one.id) for one in (waiting, passing)] == [
         record.standing(one.id) for one in (waiting, passing)
     ]
+
+
+def test_a_line_that_could_not_be_kept_is_not_acknowledged_and_comes_again(
+    *, settings: ActivatorFile, line: Line, tell: Tell, running: Callable[[], tuple[Register, ExitStack]]
+) -> None:
+    register, _ = running()
+    told_until_heard(tell, register, line, "SN-A")
+    _, made = line.run("SN-B")
+    in_the_way = settings.state / "feed" / made.id[:2]
+    shutil.rmtree(in_the_way, ignore_errors=True)
+    in_the_way.write_text("no line can be kept here")
+    with capture_logs() as logs:
+        assert tell() == 1
+        wait_for("a try to keep it", lambda: any("feed's folder" in str(one.get("state")) for one in logs), 30)
+    in_the_way.unlink()
+    wait_for("the line once more", lambda: stands(register, made.id) is StandingState.CONNECTING, 30)
+
+
+def test_an_activator_that_is_killed_while_it_keeps_a_line_gets_it_again(
+    *, line: Line, tell: Tell, running: Callable[[], tuple[Register, ExitStack]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, parts = running()
+    told_until_heard(tell, first, line, "SN-A")
+    parts.close()
+    _, made = line.run("SN-B")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the worker's other thread only listens to xdist
+        pid = os.fork()
+    if not pid:
+        monkeypatch.setattr(FolderShelf, "put", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        running()
+        time.sleep(30)
+        os._exit(1)
+    tell()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert stands(first, made.id) is None
+    again, _ = running()
+    wait_for("the line once more", lambda: stands(again, made.id) is StandingState.CONNECTING, 30)
+
+
+def test_what_a_station_s_doctor_publishes_is_passed_over(
+    *,
+    settings: ActivatorFile,
+    line: Line,
+    topic: TopicShelf,
+    tell: Tell,
+    running: Callable[[], tuple[Register, ExitStack]],
+) -> None:
+    register, _ = running()
+    with capture_logs() as logs:
+        topic.prove()
+        told_until_heard(tell, register, line, "SN-A")
+        topic.prove()
+        _, made = line.run("SN-B")
+        tell()
+        wait_for("the line after it", lambda: stands(register, made.id) is StandingState.CONNECTING, 30)
+    assert not [one for one in logs if one["log_level"] == "warning"]
 
 
 def test_a_seal_that_nobody_trusts_is_not_laid_down(

@@ -12,7 +12,7 @@ from cloud import ProviderCA, SimCloud, activate, device, make_ca, register, sta
 from ledgers import end, note
 from provider_side import Line, connect
 
-from station.aws.registry import Registry
+from station.aws.registry import Grant, Registry
 from station.cli import main
 from station.faults import Fault
 from station.model import Step
@@ -97,7 +97,7 @@ def test_each_kind_of_difference_is_found_and_nothing_is_touched(
 def test_fix_mends_orphans_and_pending_ones_and_leaves_what_somebody_decided(
     *, mess: Mess, line: Line, registry: Registry, ca: ProviderCA, api: Any, policy: str
 ) -> None:
-    result = compared(line, registry, ca, Repair(ca.certificate, policy))
+    result = compared(line, registry, ca, Repair(ca.certificate, Grant(policy)))
     assert {one.kind: one.fixed for one in result.found if one.fixed} == {
         Kind.ORPHAN: "set INACTIVE",
         Kind.PENDING: "activated",

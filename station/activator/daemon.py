@@ -14,7 +14,7 @@ from station.activator.alarms import AlarmBook
 from station.activator.decide import Activator, Verdict
 from station.activator.service import Service, poll
 from station.aws.events import TOPIC, Events, Message, context, parsed
-from station.aws.registry import Registry
+from station.aws.registry import Grant, Registry
 from station.aws.shelf import S3Shelf
 from station.config.activator import (
     ActivatorFile,
@@ -161,8 +161,11 @@ def _activator(settings: ActivatorFile, parts: ExitStack) -> tuple[Registry, Act
         raise FaultError(Fault.CONFIG, f"the state folder {settings.state}: {error.strerror}") from error
     api_url = settings.simulator.api_url if settings.simulator else None
     registry = Registry(settings.region, api_url=api_url, per_s=settings.calls_per_s)
-    activator = Activator(registry, _register(settings, parts, api_url), settings.ca_certificate_id, settings.policy)
-    registry.policy_document(settings.policy)  # one that is missing would be found with the first unit
+    grant = Grant(settings.policy, settings.thing_type)
+    activator = Activator(registry, _register(settings, parts, api_url), settings.ca_certificate_id, grant)
+    registry.policy_document(settings.policy)  # what is missing would be found with the first unit
+    if settings.thing_type:
+        registry.thing_type(settings.thing_type)
     return registry, activator
 
 
@@ -202,10 +205,14 @@ def _subscribed(settings: ActivatorFile, topic: str, seals: dict[str, bytes], pa
     register = FeedRegister(lines, seals)
 
     def came(payload: bytes) -> None:
+        if not payload:
+            return  # a station's doctor saw that it may publish
         try:
-            lines.put(register.taken(payload).standing.certificate_id, payload)
+            line = register.taken(payload)
         except FaultError as error:
             log.warning("a line of the feed is refused", fault=error.fault.code, detail=error.detail)
+            return
+        lines.put(line.standing.certificate_id, payload)
 
     events = settings.events.model_copy(update={"client_id": f"{settings.events.client_id}-feed"})
     listening = _listener(events, f"{topic}/+", came, lambda: None, lasting=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from station.aws.registry import Registered, Registry
+from station.aws.registry import Grant, Registered, Registry
 from station.interfaces import Register
 from station.model import CertificateStatus, Standing, StandingState
 
@@ -52,7 +52,7 @@ class Activator:
     registry: Registry
     register: Register
     ca_certificate_id: str
-    policy: str
+    grant: Grant
 
     def consider(self, certificate_id: str, listed: Registered | None = None) -> Verdict:
         """Activate the certificate where it may be; ``listed`` is what a listing by our CA said of it a moment ago.
@@ -77,7 +77,7 @@ class Activator:
         verdict = self._may(known)
         if verdict is not None or known is None:
             return verdict or Verdict.STRANGER
-        self.registry.activate(found, known.thing, self.policy)
+        self.registry.activate(found, known.thing, self.grant)
         # The run may have ended meanwhile, and the station have said INACTIVE before we said ACTIVE.
         now = self.register.standing(found.id)
         if now is not None and now.state is StandingState.OUT:

@@ -4,8 +4,9 @@ AWS IoT's rule calls it with each event, EventBridge every few minutes with none
 reads the sealed feed from the bucket, and the seals that it believes from beside itself (``seals/*.pem`` in its zip).
 Few imports: its start is in the way of a unit on the line. Settings are environment variables:
 
-``CA_CERTIFICATE_ID``, ``POLICY``, ``BUCKET``, ``PREFIX`` (``feed/``), ``WAIT_S`` (how long an event waits for the
-feed's line, 10), ``GRACE_S`` (how long a certificate may wait before it is an alarm, 120), ``LOOK_BACK_H`` (48).
+``CA_CERTIFICATE_ID``, ``POLICY``, ``THING_TYPE`` (none), ``BUCKET``, ``PREFIX`` (``feed/``), ``WAIT_S`` (how long an
+event waits for the feed's line, 10), ``GRACE_S`` (how long a certificate may wait before it is an alarm, 120),
+``LOOK_BACK_H`` (48).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from station.activator.decide import Activator, Verdict
-from station.aws.registry import Registered, Registry
+from station.aws.registry import Grant, Registered, Registry
 from station.aws.shelf import S3Shelf
 from station.faults import Fault
 from station.feed.register import FeedRegister, load_seals
@@ -38,7 +39,8 @@ def _activator() -> Activator:
     seals = load_seals(sorted((Path(environment["LAMBDA_TASK_ROOT"]) / "seals").glob("*.pem")))
     shelf = S3Shelf(environment["BUCKET"], environment.get("PREFIX", "feed/"), region, api_url=api_url)
     registry = Registry(region, api_url=api_url)
-    return Activator(registry, FeedRegister(shelf, seals), environment["CA_CERTIFICATE_ID"], environment["POLICY"])
+    grant = Grant(environment["POLICY"], environment.get("THING_TYPE") or None)
+    return Activator(registry, FeedRegister(shelf, seals), environment["CA_CERTIFICATE_ID"], grant)
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, int]:

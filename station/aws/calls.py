@@ -48,6 +48,7 @@ _PASSING: Final = frozenset(
 )
 _REFUSALS: Final = frozenset(
     {
+        "BadDigest",
         "CertificateConflictException",
         "CertificateStateException",
         "CertificateValidationException",

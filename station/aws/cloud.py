@@ -14,7 +14,7 @@ from cryptography import x509
 
 from station.aws import contact
 from station.aws.calls import Pauses
-from station.aws.registry import Registered, RegisteredCa, Registry
+from station.aws.registry import Grant, Registered, RegisteredCa, Registry
 from station.credentials import Credentials
 from station.faults import Fault, FaultError
 from station.interfaces import Dial, Stop
@@ -47,7 +47,7 @@ class AwsCloud:
     port: int
     alpn: bool
     ca_certificate_id: str
-    policy: str | None
+    grant: Grant | None
     dial_timeout_s: float
     deadline_s: float
 
@@ -62,7 +62,7 @@ class AwsCloud:
             port=settings.port,
             alpn=settings.port == 443 or (simulator is not None and simulator.alpn),
             ca_certificate_id=settings.ca_certificate_id,
-            policy=activation.policy if activation.by == "station" else None,
+            grant=Grant(activation.policy, activation.thing_type) if activation.by == "station" else None,
             dial_timeout_s=settings.dial_timeout_s,
             deadline_s=settings.connect_deadline_s,
         )
@@ -115,15 +115,15 @@ class AwsCloud:
 
         Raises:
             FaultError: `NOT_REGISTERED`, `CA_UNKNOWN_HERE`, `CA_NOT_ACCEPTING`, `FIRST_CONNECT_ACCEPTED`;
-                `CERTIFICATE_OUT`, `POLICY_MISSING`, `STILL_PENDING`; `CLOUD_UNTRUSTED`, `CLOUD_UNREACHABLE`,
-                `CLOUD_SILENT`; `THROTTLED`, `AWS_DENIED`, `AWS_ERROR`; or the stop's.
+                `CERTIFICATE_OUT`, `POLICY_MISSING`, `THING_TYPE`, `STILL_PENDING`; `CLOUD_UNTRUSTED`,
+                `CLOUD_UNREACHABLE`, `CLOUD_SILENT`; `THROTTLED`, `AWS_DENIED`, `AWS_ERROR`; or the stop's.
         """
         deadline = time.monotonic() + self.deadline_s
         registry = self.registry.during(deadline, stop.wait)
         known = self._known(leaf, call, dial, stop, deadline)
         _raise_out(known)
-        if self.policy is not None:
-            registry.activate(known, call.client_id, self.policy)
+        if self.grant is not None:
+            registry.activate(known, call.client_id, self.grant)
         pauses = Pauses()
         while not _active(found := registry.find(leaf)):
             _raise_out(found)

@@ -64,7 +64,8 @@ class Events(threading.Thread):
 
     It tries again for ever, 0.25 s after the first failure and at most 30 s apart: the slow poll finds what is missed.
     ``lasting``: the broker keeps the subscription and what came meanwhile (AWS IoT for an hour, unless its owner asked
-    for more); a message is acknowledged when ``heard`` has returned.
+    for more). A message is acknowledged when ``heard`` has returned. Where that raises `FaultError` the connection ends
+    instead, and the broker brings it again.
     """
 
     def __init__(
@@ -121,6 +122,9 @@ class Events(threading.Thread):
                 code = client.loop(_TURN_S)
             with suppress(OSError, ValueError):
                 client.disconnect()
+        except FaultError as error:  # what came could not be kept: not acknowledged, so it comes again
+            self._subscribed = False
+            return str(error)
         except (OSError, ValueError) as error:  # no name, no route, no trust; paho raises what ssl and socket raise
             return str(error)
         finally:

@@ -43,6 +43,14 @@ class Registered:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """What a unit gets with ACTIVE: the policy on its certificate, and the type of its thing where things have one."""
+
+    policy: str
+    thing_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RegisteredCa:
     """A CA that AWS IoT knows."""
 
@@ -119,22 +127,32 @@ class Registry:
                 raise FaultError(Fault.AWS_ERROR, "list_certificates_by_ca: the same page again")
             more = {"marker": marker}
 
-    def activate(self, found: Registered, thing: str, policy: str) -> None:
+    def activate(self, found: Registered, thing: str, grant: Grant) -> None:
         """Thing, principal, policy, and only then ACTIVE: an active certificate without its policy is dropped.
 
-        May be repeated.
+        May be repeated. A thing that is there already keeps its type.
 
         Raises:
-            FaultError: `Fault.POLICY_MISSING` where AWS IoT has no such policy.
+            FaultError: `Fault.POLICY_MISSING`, `Fault.THING_TYPE` where AWS IoT has no such policy or type.
         """
-        with suppress(ExistsError):
-            self._calls("create_thing", thingName=thing)
+        self._create_thing(thing, grant.thing_type)
         self._calls("attach_thing_principal", thingName=thing, principal=found.arn)
         try:
-            self._calls("attach_policy", policyName=policy, target=found.arn)
+            self._calls("attach_policy", policyName=grant.policy, target=found.arn)
         except AbsentError as error:
-            raise FaultError(Fault.POLICY_MISSING, f"there is no policy {policy} in this account and region") from error
+            text = f"there is no policy {grant.policy} in this account and region"
+            raise FaultError(Fault.POLICY_MISSING, text) from error
         self._update(found.id, CertificateStatus.ACTIVE)
+
+    def _create_thing(self, thing: str, thing_type: str | None) -> None:
+        wanted = {"thingTypeName": thing_type} if thing_type else {}
+        try:
+            with suppress(ExistsError):
+                self._calls("create_thing", thingName=thing, **wanted)
+        except (AbsentError, RefusedError) as error:
+            if thing_type is None:
+                raise
+            raise FaultError(Fault.THING_TYPE, f"of the type {thing_type}: {error.detail}") from error
 
     def deactivate(self, found: Registered) -> None:
         """Take a certificate that AWS IoT knows out of service. May be repeated."""
@@ -202,11 +220,25 @@ class Registry:
         except AbsentError as error:
             raise FaultError(Fault.POLICY_MISSING, f"there is no policy {name} in this account and region") from error
 
+    def thing_type(self, name: str) -> None:
+        """See that things can be made of a type (DescribeThingType).
+
+        Raises:
+            FaultError: `Fault.THING_TYPE` where AWS IoT has no such type, or it is deprecated.
+        """
+        try:
+            about = self._calls("describe_thing_type", "thingTypeMetadata", thingTypeName=name)
+        except AbsentError as error:
+            text = f"there is no thing type {name} in this account and region"
+            raise FaultError(Fault.THING_TYPE, text) from error
+        if about.get("deprecated"):
+            raise FaultError(Fault.THING_TYPE, f"the thing type {name} is deprecated: no thing can be made of it")
+
     def rights(self, certificate_arn: str, policy: str | None) -> list[str]:
         """Try what the station does, on a certificate that cannot exist; returns the calls that AWS would let through.
 
-        AWS looks at the right first and then for the thing: "no such certificate" is the answer of who may. Nothing is
-        changed. CreateThing has no such answer, and is not tried.
+        AWS looks at the right first and then for the thing: "no such certificate" is the answer of who may, and "no
+        such thing type" that of who may make things. Nothing is changed.
 
         Raises:
             FaultError: `Fault.AWS_DENIED` for the first call that is not allowed.
@@ -219,6 +251,7 @@ class Registry:
         ]
         if policy is not None:
             tries += [
+                ("create_thing", {"thingName": f"no-{none}", "thingTypeName": f"no-{none}"}),
                 ("attach_policy", {"policyName": policy, "target": certificate_arn}),
                 ("attach_thing_principal", {"thingName": f"no-{none}", "principal": certificate_arn}),
             ]

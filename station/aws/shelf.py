@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import time
+from contextlib import suppress
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError
 
-from station.aws.calls import AbsentError, Calls, unanswered
+from station.aws.calls import AbsentError, Calls, RefusedError, unanswered
 from station.faults import Fault, FaultError
 
 _MAX_LINE: Final = 4_097
@@ -40,6 +44,15 @@ class S3Shelf:
         """PutObject."""
         self._calls("put_object", Bucket=self._bucket, Key=self._key(certificate_id), Body=line)
 
+    def prove(self) -> str:
+        """PutObject with another content's checksum: S3 looks at the right first, and then keeps nothing."""
+        other = base64.b64encode(hashlib.md5(b"other", usedforsecurity=False).digest()).decode()
+        with suppress(RefusedError):
+            self._calls.during(time.monotonic(), time.sleep)(
+                "put_object", Bucket=self._bucket, Key=self._key("doctor"), Body=b"", ContentMD5=other
+            )
+        return f"the feed's bucket {self._bucket} may be written at {self._prefix}"
+
     def get(self, certificate_id: str) -> bytes | None:
         """GetObject; where ListBucket is not allowed, S3 says AccessDenied instead of NoSuchKey: allow it."""
         try:
@@ -67,6 +80,11 @@ class TopicShelf:
         """Publish; AWS IoT has taken it when this returns."""
         del certificate_id  # it stands in the line
         self._calls("publish", topic=self._topic, qos=1, payload=line)
+
+    def prove(self) -> str:
+        """Publish nothing: who subscribes passes over it."""
+        self._calls.during(time.monotonic(), time.sleep)("publish", topic=self._topic, qos=1, payload=b"")
+        return f"the feed's topic {self._topic} may be published to"
 
     def get(self, certificate_id: str) -> bytes | None:
         """Nothing: whoever subscribes keeps what comes."""

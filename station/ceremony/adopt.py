@@ -90,7 +90,8 @@ def _named(given: HandOver) -> tuple[str, str]:
 def _settings(given: HandOver, config: Path) -> str:
     told, said = given.registration, given.facts
     ca, roots = _named(given)
-    activation: dict[str, Any] = {"by": said.activation, **({"policy": said.policy} if said.policy else {})}
+    granted = {"policy": said.policy, "thing_type": said.thing_type}
+    activation = {"by": said.activation, **{name: value for name, value in granted.items() if value}}
     aws: dict[str, Any] = {
         "region": told.region,
         "endpoint": told.endpoint,

@@ -17,6 +17,7 @@ from station.ceremony.journal import now, write_whole
 from station.ceremony.registration import Registration, load_registration
 from station.config.loader import Strict
 from station.config.sections import check_product
+from station.config.settings import PolicyName, ThingTypeName
 from station.faults import Fault, FaultError
 from station.model import certificate_id
 
@@ -37,7 +38,8 @@ class Facts(Strict):
     made_by: Annotated[str, Field(max_length=64)]
     port: Annotated[int, Field(ge=1, le=65535)] = 8883
     activation: Literal["station", "provider"]
-    policy: Annotated[str, Field(pattern=r"^[A-Za-z0-9+=,.@_-]{1,128}$")] | None = None
+    policy: PolicyName | None = None
+    thing_type: ThingTypeName | None = None
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,13 @@ def make(
     return [*sorted(files), CHECKSUMS]
 
 
-def facts(by: str, *, activation: str, policy: str | None, port: int) -> Facts:
+def facts(by: str, *, activation: str, policy: str | None, port: int, thing_type: str | None = None) -> Facts:
     """What the provider says. Raises `Fault.HANDOVER` where it does not fit together."""
-    if (activation == "station") != (policy is not None):
-        raise FaultError(Fault.HANDOVER, "--policy stands with --activation station, and only there")
+    if (activation == "station") != (policy is not None) or (thing_type and not policy):
+        raise FaultError(Fault.HANDOVER, "--policy and --thing-type stand with --activation station, and only there")
+    said = {"made_at": now(), "made_by": by, "port": port, "activation": activation}
     try:
-        return Facts(made_at=now(), made_by=by, port=port, activation=activation, policy=policy)  # type: ignore[arg-type]
+        return Facts.model_validate({**said, "policy": policy, "thing_type": thing_type})
     except ValidationError as error:
         raise FaultError(Fault.HANDOVER, _first(error)) from None
 

@@ -45,8 +45,8 @@ class Journal:
 
     @property
     def undoing(self) -> bool:
-        """Whether it was taken back at AWS IoT, and the undo has still to come to its end."""
-        return self.begun and (self.stepped("undone") or "undo ended" in self.facts)
+        """Whether it may be taken back at AWS IoT already, and the undo has still to come to its end."""
+        return "undo_began" in self.facts or (self.begun and self.stepped("undone"))
 
     @property
     def committed(self) -> bool:

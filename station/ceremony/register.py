@@ -100,7 +100,7 @@ def undo(act: RegisterAct, session: Session) -> None:
     name, before = certificate_id(certificate), session.journal.facts.get("known_before")
     session.evidence["aws"] = {"region": act.region, "id": name}
     if registry.describe_ca(name) is None:
-        ours = "deleting" in session.journal.facts  # cut after it was deleted, before that was noted
+        ours = "undo_began" in session.journal.facts  # cut after it was deleted, before that was noted
         session.step("undone", f"CA {name} is deleted in AWS IoT" if ours else f"AWS IoT knows no CA {name}")
         return
     first = next(registry.certificates_of(name), [])
@@ -108,9 +108,9 @@ def undo(act: RegisterAct, session: Session) -> None:
         raise FaultError(
             Fault.CEREMONY, f"units of CA {name} are registered ({first[0]}, ...): it is to be retired, not undone"
         )
+    session.journal.add(undo_began=now())
     registry.switch_ca(name, on=bool(before and before["status"] == "ACTIVE"))
     if not before:
-        session.journal.add(deleting=name)
         registry.delete_ca(name)
     session.step("undone", f"CA {name} is {'as it was before' if before else 'deleted in AWS IoT'}")
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from station.aws import CaRecord, CaRegistry
+from station.ceremony.journal import now
 from station.ceremony.registration import Registration, load_registration
 from station.ceremony.session import Session
 from station.config.acts import RetireAct, RotateAct
@@ -72,6 +73,7 @@ def undo(act: RotateAct | RetireAct, session: Session) -> None:
     session.evidence["aws"] = {"region": registration.region, "id": registration.ca_certificate_id}
     if isinstance(act, RetireAct) and act.delete and registry.describe_ca(registration.ca_certificate_id) is None:
         raise FaultError(Fault.CEREMONY, "a CA that was deleted is registered anew by the act register, not undone")
+    session.journal.add(undo_began=now())
     registry.switch_ca(registration.ca_certificate_id, on=True)
     session.step("undone", f"back in service: {_known(registry, registration)}")
 

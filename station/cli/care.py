@@ -69,7 +69,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _reconcile(arguments: argparse.Namespace) -> int:
     from station import views
-    from station.aws import Registry
+    from station.aws.registry import Grant, Registry
     from station.ca import load_ca_certificate
     from station.config import load
     from station.ledger.readers import ledger_reader
@@ -83,8 +83,9 @@ def _reconcile(arguments: argparse.Namespace) -> int:
     registry = Registry(aws.region, api_url=aws.simulator.api_url if aws.simulator else None)
     repair = None
     if arguments.fix or revoke:
-        policy = aws.activation.policy if aws.activation.by == "station" else None
-        repair = Repair(load_ca_certificate(config.ca.certificate), policy, revoke=revoke)
+        activation = aws.activation
+        grant = Grant(activation.policy, activation.thing_type) if activation.by == "station" else None
+        repair = Repair(load_ca_certificate(config.ca.certificate), grant, revoke=revoke)
     with ledger_reader(config.state / "ledger.sqlite") as read, views.progress() as progress:
         result = compare(read, registry, aws.ca_certificate_id, progress, repair)
     if arguments.json:

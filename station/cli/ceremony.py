@@ -54,6 +54,7 @@ def add_to(commands: Commands) -> None:
     give.add_argument("--products", type=Path, nargs="+", required=True, help="product files")
     give.add_argument("--activation", choices=("station", "provider"), default="station", help="who sets ACTIVE")
     give.add_argument("--policy", help="the policy that the station attaches (with --activation station)")
+    give.add_argument("--thing-type", help="the type of the things that the station makes (with --activation station)")
     give.add_argument("--roots", type=Path, default=_ROOTS, help="server roots (default: Amazon's, as shipped)")
     give.add_argument("--port", type=int, default=8883, help="8883, or 443 with ALPN")
     with_by(give)
@@ -65,7 +66,13 @@ def add_to(commands: Commands) -> None:
 def _handover(arguments: argparse.Namespace) -> None:
     from station.ceremony import handover
 
-    said = handover.facts(arguments.by, activation=arguments.activation, policy=arguments.policy, port=arguments.port)
+    said = handover.facts(
+        arguments.by,
+        activation=arguments.activation,
+        policy=arguments.policy,
+        thing_type=arguments.thing_type,
+        port=arguments.port,
+    )
     for file in handover.make(
         arguments.folder,
         said,

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from station.config.feed import Shelf
 from station.config.loader import FilePath, Name, Strict, read, validate
-from station.config.settings import Simulator
+from station.config.settings import PolicyName, Simulator, ThingTypeName
 
 CaId: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -53,7 +53,8 @@ class ActivatorFile(Strict):
     state: FilePath
     region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$")]
     ca_certificate_id: CaId
-    policy: Annotated[str, Field(pattern=r"^[A-Za-z0-9+=,.@_-]{1,128}$")]
+    policy: PolicyName
+    thing_type: ThingTypeName | None = None
     register_: Annotated[
         FeedRegisterSettings | LedgerRegisterSettings | PostgresRegisterSettings, Field(discriminator="kind")
     ] = Field(alias="register")

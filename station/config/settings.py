@@ -40,6 +40,9 @@ from station.people import person
 _MAX_PRODUCTS = 500
 
 Seconds: TypeAlias = Annotated[float, Field(ge=0.1, le=3600)]
+# AWS IoT's own patterns (botocore's service-2.json: PolicyName, ThingTypeName), without what would need quoting.
+PolicyName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9+=,.@_-]{1,128}$")]
+ThingTypeName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9:_-]{1,128}$")]
 
 
 class Ca(Strict):
@@ -49,10 +52,11 @@ class Ca(Strict):
 
 
 class StationActivates(Strict):
-    """The station attaches ``policy`` and the thing, then sets the certificate ACTIVE."""
+    """The station attaches ``policy`` and the thing (of ``thing_type``), then sets the certificate ACTIVE."""
 
     by: Literal["station"]
-    policy: Annotated[str, Field(pattern=r"^[A-Za-z0-9+=,.@_-]{1,128}$")]
+    policy: PolicyName
+    thing_type: ThingTypeName | None = None
 
 
 class ProviderActivates(Strict):

@@ -16,6 +16,9 @@ class Shelf(Protocol):
     def put(self, certificate_id: str, line: bytes) -> None:
         """Lay a line down in place of the one before; it is there to stay when this returns."""
 
+    def prove(self) -> str:
+        """See that a line could be laid down now, and lay none down; returns where."""
+
     def get(self, certificate_id: str) -> bytes | None:
         """The latest line, at most one byte more than a line may have; None where there is none."""
 
@@ -33,7 +36,14 @@ class FolderShelf:
             file.parent.mkdir(exist_ok=True)
             disk.put(file, line, 0o644)
         except OSError as error:
-            raise FaultError(Fault.CONFIG, f"the feed's folder {self._folder}: {error.strerror}") from error
+            raise FaultError(Fault.FEED_DOWN, f"the feed's folder {self._folder}: {error.strerror}") from error
+
+    def prove(self) -> str:
+        """The folder is there, and this user may write it."""
+        if not self._folder.is_dir() or not os.access(self._folder, os.W_OK | os.X_OK):
+            found = "may not be written" if self._folder.is_dir() else "is not there"
+            raise FaultError(Fault.FEED_DOWN, f"the feed's folder {self._folder} {found}")
+        return f"the feed's folder {self._folder} may be written"
 
     def get(self, certificate_id: str) -> bytes | None:
         """Read the file, as far as a line may go."""
@@ -43,7 +53,7 @@ class FolderShelf:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise FaultError(Fault.CONFIG, f"the feed's folder {self._folder}: {error.strerror}") from error
+            raise FaultError(Fault.FEED_DOWN, f"the feed's folder {self._folder}: {error.strerror}") from error
 
     def _file(self, certificate_id: str) -> Path:
         return self._folder / certificate_id[:2] / f"{certificate_id}.jsonl"

@@ -34,6 +34,11 @@ _TOKEN_TRIES: Final = 5
 _TOKEN_WAIT_S: Final = 0.05
 _MECHANISMS: Final = {"ecdsa": Mechanism.ECDSA, "rsa-pkcs": Mechanism.RSA_PKCS}
 
+_NO_TRY: Final = {
+    TokenFlag.USER_PIN_LOCKED: "the PIN is locked",
+    TokenFlag.USER_PIN_FINAL_TRY: "one more wrong PIN locks it",
+}
+
 # What every CA key must be, whoever made it. The rest is demanded of keys that we make.
 _REQUIRED: Final = {"SENSITIVE": True, "EXTRACTABLE": False, "SIGN": True}
 _MADE: Final = {
@@ -64,12 +69,12 @@ class Token:
 
     def _log_in(self, pin: PinSource, latch: PinLatch, *, write: bool) -> Any:
         secret = pin.read()
+        # As they were before this login: a right PIN makes the token forget the wrong ones.
+        self.flags_before = self.token.flags
+        for flag, said in _NO_TRY.items():
+            if self.flags_before & flag:
+                raise FaultError(Fault.PIN_LOCKED, f"token {self._uri.token} says: {said}; no try was made")
         with latch.armed():
-            # As they were before this login: a right PIN makes the token forget the wrong ones.
-            self.flags_before = self.token.flags
-            if self.flags_before & (TokenFlag.USER_PIN_LOCKED | TokenFlag.USER_PIN_FINAL_TRY):
-                latch.set("the token says that the PIN is locked, or that one more wrong try locks it")
-                latch.check()
             try:
                 return self.token.open(rw=write, user_pin=secret)
             except (p11.PinIncorrect, p11.PinLocked, p11.PinExpired, p11.PinInvalid, p11.PinLenRange) as error:

@@ -60,6 +60,7 @@ def _set_environment(folder: Path, port: int) -> None:
         MINISTACK_REGION=_REGION,
         MINISTACK_ACCOUNT_ID=_ACCOUNT,
         LOG_LEVEL="INFO",
+        IOT_RETRANSMIT_SECONDS="1",  # what nobody acknowledged comes again; AWS IoT takes 30 s over it
         DOCKER_HOST=f"unix://{folder}/no-docker",  # it would remove containers of others at start and end
         TMPDIR=str(folder),
         HOME=str(folder),
