@@ -47,6 +47,10 @@ class Stop:
 Open = Callable[[Product], Board]
 
 
+def _pieces(text: bytes, size: int) -> list[bytes]:
+    return [text[at : at + size] for at in range(0, len(text) - size, size // 2)]
+
+
 class BoardContract:
     """Subclass it, and give `driver` and `port`; and the others where your family is otherwise."""
 
@@ -136,12 +140,13 @@ class BoardContract:
         numbers = credentials.private_key.private_numbers() if credentials.private_key else None
         secret = numbers.private_value if isinstance(numbers, ec.EllipticCurvePrivateNumbers) else numbers.p  # type: ignore[union-attr]
         raw = secret.to_bytes((secret.bit_length() + 7) // 8, "big")
-        lines = [base64.b64encode(raw[at:])[4:20] for at in range(3)]
-        assert raw[4:20] not in said
-        assert raw[4:20].hex().encode() not in said.lower()
-        for line in lines:
-            assert line not in said
-            assert all(base64.b64encode(line[at:])[4:12] not in said for at in range(3))
+        assert not any(piece in said for piece in _pieces(raw, 8))
+        assert not any(piece in said.lower() for piece in _pieces(raw.hex().encode(), 16))
+        for text in (base64.b64encode(raw[at:]) for at in range(3)):
+            for piece in _pieces(text, 12):
+                assert piece not in said
+                # The ends of what was encoded in another place of its text are other characters.
+                assert all(base64.b64encode(piece[at:])[4:12] not in said for at in range(3))
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """The key types and origins that the family names."""

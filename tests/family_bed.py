@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from board_contract import Stop
+from board_contract import BoardContract, Stop
 from cryptography.hazmat.primitives.serialization import Encoding
 from test_ca import NUMBER, make_key, make_root, product
 
@@ -39,16 +39,20 @@ def certified(enrollment: Enrollment, made: Product, subject: str) -> Credential
     return Credentials(chain, root.public_bytes(Encoding.PEM), enrollment.private_key, made.chain_form)
 
 
-def provisioned(board: Board, made: Product) -> KeyProof:
-    """All that a run does with a board, but for the dial."""
+def provisioned(board: Board, made: Product, transcript: Transcript | None = None) -> KeyProof:
+    """All that a run does with a board, but for the dial; whatever comes of it, no key is in the transcript."""
     unit = board.identify()
     enrollment = board.enroll(unit.serial)
     credentials = certified(enrollment, made, unit.serial)
-    board.install(credentials)
-    board.reset()
-    assert board.identify() == unit
-    nonce = secrets.token_bytes(32)
-    return examine(board.inspect(nonce), credentials, nonce)
+    try:
+        board.install(credentials)
+        board.reset()
+        assert board.identify() == unit
+        nonce = secrets.token_bytes(32)
+        return examine(board.inspect(nonce), credentials, nonce)
+    finally:
+        if transcript is not None and credentials.private_key is not None:
+            BoardContract().nothing_of_the_key_is_in(transcript, credentials)
 
 
 def refusal(call: Callable[[], object], *faults: Fault) -> str:
@@ -62,8 +66,11 @@ def refusal(call: Callable[[], object], *faults: Fault) -> str:
 def less_patience(monkeypatch: pytest.MonkeyPatch, name: str, expected: Fault) -> None:
     """Wait less for a board that is expected to be silent: nothing else can come of it."""
     if expected is Fault.UNIT_SILENT:
-        for what, seconds in {"SYNC": 0.5, "SHORT": 0.8, "STORE": 0.8, "KEYGEN": 0.8, "RESTART": 1.0}.items():
-            monkeypatch.setattr(f"station.boards.{name}._{what}_S", seconds)
+        less = {"SYNC": 0.5, "SHORT": 0.8, "STORE": 0.8, "KEYGEN": 0.8, "RESTART": 1.0}
+        # And as micropython and linux call it.
+        less |= {"PROMPT": 0.5, "LONG": 0.8, "LOGIN": 2.0, "KEY": 0.8}
+        for what, seconds in less.items():
+            monkeypatch.setattr(f"station.boards.{name}._{what}_S", seconds, raising=False)
 
 
 class Bed:
@@ -72,13 +79,19 @@ class Bed:
     def __init__(self, folder: Path, jig: SimJig, name: str, identity: dict[str, Any]) -> None:
         self.folder, self.stop, self.transcript = folder, Stop(), Transcript()
         self._jig, self._name, self._identity = jig, name, identity
+        self.driver = name
         self._opened: list[Board] = []
 
-    def open(self, made: Product, *faults: str, **more: Any) -> Board:
-        port = self.folder / f"port{len(self._opened)}"
+    def open(self, made: Product, *faults: str, place: str = "", **more: Any) -> Board:
+        """Plug a board with these faults in and open it, at a new port where no ``place`` is named."""
+        port = self.folder / (place or f"port{len(self._opened)}")
         self.plugged = self._jig.plug(port, **self._identity, family=self._name, faults=faults, **more)
-        self._opened.append(family(self._name).driver(str(port), made, self.stop, self.transcript))
+        self._opened.append(family(self.driver).driver(str(port), made, self.stop, self.transcript))
         return self._opened[-1]
+
+    def lift(self) -> None:
+        """Take out the board that was plugged in last."""
+        self.plugged.lift()
 
     def close(self) -> None:
         for board in self._opened:

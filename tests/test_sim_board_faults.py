@@ -107,6 +107,21 @@ def test_garble_damages_every_second_reply(bench: Bench) -> None:
             host.reply(0.3)
 
 
+def test_garbage_comes_before_each_reply(bench: Bench) -> None:
+    host = bench.plug("garbage")
+    assert [host.ask("hello").status for _ in range(2)] == ["ok", "ok"]
+    assert host.heard.count(b"\x00\xff\xfe") == 2
+
+
+def test_renumber_gives_a_restarted_board_another_port_under_the_same_link(bench: Bench) -> None:
+    host = bench.plug("renumber")
+    before = bench.port.readlink()
+    host.say("reset")  # its ok may go with the port
+    assert ends(host)
+    assert gone(lambda: not bench.port.exists())
+    assert bench.port.readlink() != before
+
+
 def test_flood_answers_hello_with_ten_megabytes_without_a_line_end(bench: Bench) -> None:
     host = bench.plug("flood")
     host.say("hello")

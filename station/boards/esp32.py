@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -40,6 +41,12 @@ _END: Final = b"\0"  # of each PEM text
 _NVS_LEAST: Final = 0x3000
 _NVS_TEXT: Final = 3_999  # bytes of one string, beside its NUL
 _KEY_MOST: Final = 3_400  # bytes of an RSA-4096 key as PEM
+
+# What esptool says of an answer that came damaged (loader.py): by noise on the line, or by a chip that restarted.
+_CUT_INTO: Final = re.compile(
+    "noise or corruption|No more data|Invalid SLIP escape|doesn't match request"
+    "|Corrupt data|Expected digest|Digest mismatch"
+)
 
 _Name: TypeAlias = Annotated[str, Field(pattern=NAME)]
 
@@ -268,15 +275,21 @@ class Esp32Board:
         return 20 * size / self._product.baud
 
     def _ask(self, do: str, fault: Fault, payload: bytes = b"", *, timeout_s: float = _ORDER_S, **told: Any) -> Answer:
-        """One order of the child; ``fault`` where the chip does not do it."""
-        extra, self._seconds = self._seconds, 0.0
-        try:
-            return self._flasher.ask(do, payload, timeout_s=timeout_s + extra, **told)
-        except OrderError as error:
-            self._found = None
-            if error.kind == "ModuleNotFoundError":
-                raise FaultError(Fault.FLASHER_FAILED, f"{error}; next: docs/boards/esp32.md") from None
-            raise FaultError(self._fault_of(error, fault), f"{do}: {error}") from None
+        """One order, once more where noise cut into its answer; ``fault`` where the chip does not do it."""
+        for last in (False, True):
+            extra, self._seconds = self._seconds, 0.0
+            try:
+                return self._flasher.ask(do, payload, timeout_s=timeout_s + extra, **told)
+            except OrderError as error:
+                self._found = None
+                if error.kind == "ModuleNotFoundError":
+                    raise FaultError(Fault.FLASHER_FAILED, f"{error}; next: docs/boards/esp32.md") from None
+                if last or not _CUT_INTO.search(str(error)):
+                    raise FaultError(self._fault_of(error, fault), f"{do}: {error}") from None
+                self._transcript.note(f"{do}: {error} Once more.")
+            if do != "connect":
+                self._connected()
+        raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
     def _fault_of(self, error: OrderError, fault: Fault) -> Fault:
         """By esptool's own words, where they say more than that the chip did not do it."""

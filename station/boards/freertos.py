@@ -40,6 +40,7 @@ _DER_MOST: Final = 1_983  # an import stops where a line more would not fit its 
 _ROOT_LABEL: Final = "root_ca_cert"
 
 _CANCEL: Final = b"\x03"  # Ctrl-C: an empty line and a new prompt
+_DASHES: Final = b"-" * 80
 _PROMPT: Final = re.compile(rb"(?:^|[\r\n])> ")
 # Said of such a line, whether a PEM was to come or a command.
 _TOO_LONG: Final = re.compile(rb"Error: Current line exceeds maximum|Command not recognized")
@@ -75,7 +76,7 @@ class FreertosBoard:
         self._product = product
         self._options: Options = product.options or Options()
         self._wire = Wire(port, product.baud, stop, transcript)
-        self._ready = False
+        self._ready, self._echoes = False, True
         self._renamed: dict[str, str] = {}  # thing names that this run gave, with the serial behind each
         self._root: bytes | None = None
 
@@ -265,11 +266,13 @@ class FreertosBoard:
     def _ask(self, line: str, total_s: float) -> list[bytes]:
         """What is printed from a line's echo to the next prompt, without log lines.
 
-        The firmware always echoes, and prompts only where it waits for a line; a log line meanwhile repeats prompt and
-        half line (vTxThread).
+        The firmware prompts only where it waits for a line; a log line meanwhile repeats prompt and half line
+        (vTxThread). An adapter or a build may leave the echo out: then the next prompt is the answer's.
         """
         raw = line.encode("ascii")
-        self._wire.ask(raw + b"\r\n", re.compile(re.escape(raw) + rb"\r{0,4}\n"), _SHORT_S)
+        self._wire.write(raw + b"\r\n")
+        if self._echoes:
+            self._wire.until(re.compile(re.escape(raw) + rb"\r{0,4}\n"), _SHORT_S + len(raw) * 20 / self._wire.baud)
         found = self._wire.until(_PROMPT, total_s)
         lines = [one.strip() for one in found.string[: found.start()].splitlines()]
         return [one for one in lines if one and not _LOG_LINE.match(one)]
@@ -304,7 +307,8 @@ class FreertosBoard:
             if self._ready:
                 return
             try:
-                self._wire.ask(_CANCEL + b"-" * 80 + b"\r\n", _TOO_LONG, _SYNC_S)
+                found = self._wire.ask(_CANCEL + _DASHES + b"\r\n", _TOO_LONG, _SYNC_S)
+                self._echoes = _DASHES in found.string
                 self._wire.until(_PROMPT, _SYNC_S)
             except FaultError as error:
                 if error.fault is not Fault.UNIT_SILENT or attempt == tries:

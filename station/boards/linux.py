@@ -118,6 +118,7 @@ class LinuxBoard:
     def enroll(self, subject: str) -> Enrollment:
         """Have ``openssl`` make key and CSR on the gateway; or make both here."""
         if self._product.key_origin is KeyOrigin.STATION:
+            self._stop.check()
             return enroll_here(subject, self._product.key_type)
         kind = self._product.key_type
         how = (
@@ -150,25 +151,8 @@ class LinuxBoard:
         """Reboot, and log in again; the kernel's boot id must be another. Raises also `Fault.UNIT_RESET`."""
         before = self._boot_id()
         self._wire.write(b"reboot\n")
-        self._logged_in = False
         end = time.monotonic() + _RESTART_S
-        while True:
-            try:
-                self._stop.wait(0.2)
-                now = self._boot_id()
-            except FaultError as error:
-                lost = error.fault in {Fault.UNIT_SILENT, Fault.UNIT_GARBLED, Fault.LIFTED}
-                if not lost or time.monotonic() > end:
-                    raise
-                self._stop.check()
-                self._logged_in = False
-                if error.fault is Fault.LIFTED:
-                    self._wire.reopen(end - time.monotonic())
-                continue
-            if now != before:
-                return
-            if time.monotonic() > end:
-                raise FaultError(Fault.UNIT_RESET, f"the boot id is {before[:40]!r} as before: it did not reboot")
+        self._wire.through_restart(lambda: self._rebooted(before, end), _RESTART_S)
 
     def inspect(self, nonce: bytes) -> Evidence:
         """Read the chain back, hash the roots, and have ``nonce`` signed by the key in its file."""
@@ -206,6 +190,23 @@ class LinuxBoard:
 
     def _places(self) -> range:
         return range(2 if self._product.chain_form is ChainForm.TWO_SLOTS else 1)
+
+    def _rebooted(self, before: bytes, end: float) -> None:
+        """Wait for a boot id that is not ``before``: what a console says meanwhile is anything."""
+        self._logged_in = False
+        while True:
+            self._wire.wait(0.2)
+            try:
+                now = self._boot_id()
+            except FaultError as error:
+                if error.fault not in {Fault.UNIT_SILENT, Fault.UNIT_GARBLED} or time.monotonic() > end:
+                    raise
+                self._logged_in = False
+                continue
+            if now != before:
+                return
+            if time.monotonic() > end:
+                raise FaultError(Fault.UNIT_RESET, f"the boot id is {before[:40]!r} as before: it did not reboot")
 
     def _boot_id(self) -> bytes:
         return self._run("cat /proc/sys/kernel/random/boot_id", _SHORT_S).strip()
@@ -262,13 +263,17 @@ class LinuxBoard:
         # The tag stands in two halves in what is sent: an echo of it is no answer.
         line = (
             f"{{ {command}; }} >/tmp/.s.$$ 2>/tmp/.e.$$; r=$?; [ $r = 0 ] || cat /tmp/.e.$$ >/tmp/.s.$$;"
-            f" printf '\\n=%s%s:%s:%s:%s=\\n' {tag[:4]} {tag[4:]} $r $(sha256sum </tmp/.s.$$ | cut -c1-16)"
-            f' "$(base64 </tmp/.s.$$ | tr -d "\\n")"; rm -f /tmp/.s.$$ /tmp/.e.$$\n'
+            ' h=$(sha256sum </tmp/.s.$$ | cut -c1-16); b=$(base64 </tmp/.s.$$ | tr -d "\\n");'
+            " rm -f /tmp/.s.$$ /tmp/.e.$$;"
+            f" printf '\\n=%s%s:%s:%s:%s=\\n' {tag[:4]} {tag[4:]} $r $h $b\n"
         )
         wanted = re.compile(rb"=%s:(\d{1,3}):([0-9a-f]{16}):([A-Za-z0-9+/]*={0,2})=\r?\n" % tag.encode())
-        mark = re.compile(rb"=%s:[^\n]*\n" % tag.encode())
-        found = wanted.fullmatch(self._wire.ask(line.encode("ascii"), mark, total_s, most=_OUTPUT_MAX * 2)[0])
+        mark = re.compile(rb"=%s:[^\n]*\n|%s" % (tag.encode(), _LOGIN.pattern), re.IGNORECASE)
+        said = self._wire.ask(line.encode("ascii"), mark, total_s, most=_OUTPUT_MAX * 2)[0]
+        found = wanted.fullmatch(said)
         if found is None:
+            # A login where an answer should be: the gateway restarted by itself.
+            self._logged_in = not _LOGIN.search(said)
             return None
         try:
             output = base64.b64decode(found[3], validate=True)

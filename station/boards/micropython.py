@@ -34,9 +34,12 @@ from station.transcript import Transcript
 
 _ENTER: Final = b"\r\x03\x03\r\x01"
 _PROMPT: Final = re.compile(rb"raw REPL; CTRL-B to exit\r\n>")
-_ANSWER: Final = re.compile(rb"OK(?P<out>[^\x04]*)\x04(?P<error>[^\x04]*)\x04", re.DOTALL)
+# The friendly prompt stands where an answer should be once a board has restarted by itself.
+_FRESH: Final = rb"|(?P<fresh>>>> )$"
+# Where the wire echoes what was typed, an OK in it is no answer's.
+_ANSWER: Final = re.compile(rb"OK(?P<out>[^\x04]*)\x04(?!OK)(?P<error>[^\x04]*)\x04" + _FRESH, re.DOTALL)
 _PASTE: Final = re.compile(rb"R(?:\x00|\x01(?P<window>..)\x01)|raw REPL; CTRL-B to exit\r\n>", re.DOTALL)
-_PASTED: Final = re.compile(rb"\x04(?P<out>[^\x04]*)\x04(?P<error>[^\x04]*)\x04", re.DOTALL)
+_PASTED: Final = re.compile(rb"\x04(?P<out>[^\x04]*)\x04(?P<error>[^\x04]*)\x04" + _FRESH, re.DOTALL)
 _SAID: Final = re.compile(rb"=S=([A-Za-z0-9+/]*={0,2})#([0-9a-f]{8})=")
 
 _SHORT_S: Final = 5.0
@@ -95,6 +98,7 @@ class MicroPythonBoard:
     def enroll(self, subject: str) -> Enrollment:
         """Have the board make a P-256 key and its CSR; or make both here."""
         if self._product.key_origin is KeyOrigin.STATION:
+            self._stop.check()
             return enroll_here(subject, self._product.key_type)
         (csr,) = self._call("keys", _LONG_S, "keygen", self._path(self._options.key), subject)
         return Enrollment(_decoded(csr))
@@ -114,23 +118,9 @@ class MicroPythonBoard:
     def reset(self) -> None:
         """Restart the board; what was in its memory must be gone afterwards. Raises also `Fault.UNIT_RESET`."""
         self._call("files", _SHORT_S, "mark")
-        self._offer()
+        self._enter()
         self._wire.write(_RESET + b"\x04")
-        self._at_prompt, self._loaded = False, set()
-        end = time.monotonic() + _RESTART_S
-        while True:
-            try:
-                self._stop.wait(0.1)
-                (marked,) = self._call("files", _SHORT_S, "marked")
-            except FaultError as error:
-                if error.fault not in {Fault.LIFTED, Fault.UNIT_SILENT} or time.monotonic() > end:
-                    raise
-                self._stop.check()
-                self._wire.reopen(end - time.monotonic())
-                continue
-            if marked == "0":
-                return
-            raise FaultError(Fault.UNIT_RESET, "the board's memory is as before: it did not restart")
+        self._wire.through_restart(self._restarted, _RESTART_S)
 
     def inspect(self, nonce: bytes) -> Evidence:
         """The SHA-256 of certificate, roots and key as the board computes them; a key of its own signs the nonce."""
@@ -169,6 +159,22 @@ class MicroPythonBoard:
     def close(self) -> None:
         """Give the port back. Never raises."""
         self._wire.close()
+
+    def _restarted(self) -> None:
+        """Wait for a prompt whose memory is empty."""
+        self._at_prompt, self._loaded = False, set()
+        end = time.monotonic() + _RESTART_S
+        while True:
+            self._wire.wait(0.1)
+            try:
+                (marked,) = self._call("files", _SHORT_S, "marked")
+            except FaultError as error:
+                if error.fault is not Fault.UNIT_SILENT or time.monotonic() > end:
+                    raise
+                continue
+            if marked != "0":
+                raise FaultError(Fault.UNIT_RESET, "the board's memory is as before: it did not restart")
+            return
 
     def _path(self, name: str) -> str:
         return f"{self._options.folder.rstrip('/')}/{name}"
@@ -211,11 +217,12 @@ class MicroPythonBoard:
         again and asked once more.
         """
         for last in (False, True):
+            had = bool(self._loaded)
             try:
                 return self._called(agent, total_s, function, *arguments)
             except FaultError as error:
                 lost = error.fault is Fault.UNIT_SILENT or "NameError" in error.detail
-                if last or not lost or not self._loaded:
+                if last or not lost or not had:
                     raise
                 self._at_prompt, self._loaded = False, set()
         raise FaultError(Fault.UNEXPECTED, "no call was made")
@@ -229,9 +236,12 @@ class MicroPythonBoard:
         return self._answered(f"{function}({', '.join(map(repr, arguments))})", total_s)
 
     def _answered(self, code: str, total_s: float) -> list[str]:
-        """Run code that says something between marks; again where noise cut into it. Every call may be repeated."""
-        for _ in range(_TRIES):
-            found = _SAID.search(self._run(code, total_s).replace(b"\r\n", b""))
+        """Run code that says something between marks; again where noise cut into it. Every call may be repeated.
+
+        By raw paste first, whose window counts each byte that comes: noise can break it. Typed code is more patient.
+        """
+        for attempt in range(_TRIES):
+            found = _SAID.search(self._run(code, total_s, paste=not attempt).replace(b"\r\n", b""))
             if found is None:
                 continue
             try:
@@ -242,28 +252,44 @@ class MicroPythonBoard:
                 return text.decode("latin-1").split()
         raise FaultError(Fault.UNIT_GARBLED, f"{_TRIES} times no whole answer")
 
-    def _run(self, code: str, total_s: float) -> bytes:
-        """What code printed. Raises `Fault.UNIT_REFUSED` for a traceback."""
-        found = self._pasted(code.encode("ascii"), total_s)
-        self._at_prompt = True
+    def _run(self, code: str, total_s: float, *, paste: bool) -> bytes:
+        """What code printed; nothing where noise cut in. Raises `Fault.UNIT_REFUSED` for a traceback."""
+        window = None
+        if paste:
+            window = self._offer()
+        else:
+            self._enter()
+        self._at_prompt = False
+        found = self._pasted(code.encode("ascii"), window, total_s)
+        if found is None:
+            return b""
+        if found["fresh"]:
+            raise FaultError(Fault.UNIT_SILENT, "the board restarted by itself")
         error = plain(found["error"]).decode("latin-1").strip()
         if "Traceback" in error:
+            self._at_prompt = True
             self._loaded.clear()
             raise FaultError(Fault.UNIT_REFUSED, printable(error.splitlines()[-1], 200))
+        self._at_prompt = not error
         # Anything else there is noise that cut in: nothing was said for sure, and it is asked again.
         return b"" if error else found["out"]
 
-    def _offer(self) -> re.Match[bytes]:
-        """Ask for raw paste at the prompt; again where noise cut into what the board says of it."""
+    def _offer(self) -> int | None:
+        """Ask for raw paste at the prompt: the bytes of its window, None where the firmware has none."""
         for tries in range(_TRIES):
             if not self._at_prompt:
                 self._enter()
             self._at_prompt = False
             try:
-                return self._wire.ask(b"\x05A\x01", _PASTE, _PROMPT_S)
+                found = self._wire.ask(b"\x05A\x01", _PASTE, _PROMPT_S)
             except FaultError as error:
                 if error.fault is not Fault.UNIT_SILENT or tries + 1 == _TRIES:
                     raise
+                continue
+            window = found["window"]
+            if window is not None and not 16 <= int.from_bytes(window, "little") <= 65_535:
+                raise FaultError(Fault.UNIT_GARBLED, f"a raw paste window of {int.from_bytes(window, 'little')} bytes")
+            return None if window is None else int.from_bytes(window, "little")
         raise FaultError(Fault.UNEXPECTED, "the prompt was not asked")
 
     def _enter(self) -> None:
@@ -279,23 +305,20 @@ class MicroPythonBoard:
                 self._wire.drain(0.02, 0.2)
                 return
 
-    def _pasted(self, code: bytes, total_s: float) -> re.Match[bytes]:
-        """Send code by raw paste where the firmware knows it, else in pieces, and read what came of it."""
-        offer = self._offer()
-        if offer["window"] is None:
+    def _pasted(self, code: bytes, window: int | None, total_s: float) -> re.Match[bytes] | None:
+        """Send code within the window of raw paste, or in pieces; what came of it, None where the board ended it."""
+        if window is None:
             for start in range(0, len(code), _CODE_PIECE):
                 self._wire.write(code[start : start + _CODE_PIECE])
                 self._wire.wait(0.01)  # as mpremote: an UART without flow control loses what comes faster
             return self._wire.ask(b"\x04", _ANSWER, total_s)
-        step = room = int.from_bytes(offer["window"], "little")
-        if not 16 <= step <= 65_535:
-            raise FaultError(Fault.UNIT_GARBLED, f"a raw paste window of {step} bytes")
+        room = window
         while code:
             if not room:
                 # 0x01 opens the window again; 0x04 says that the board does not want more.
                 if self._wire.until(_WINDOW, _SHORT_S)[0] == b"\x04":
-                    raise FaultError(Fault.UNIT_REFUSED, "the board ended the raw paste")
-                room += step
+                    return None
+                room += window
             self._wire.write(code[:room])
             code, room = code[room:], max(0, room - len(code))
         return self._wire.ask(b"\x04", _PASTED, total_s)

@@ -20,6 +20,7 @@ from station.sim.board_faults import KNOWN, Faults
 from station.sim.board_frames import DamagedError, Fields, RefusalError, Request, frame, parse
 from station.sim.board_wire import PowerOffError, Wire
 from station.sim.firmware import Firmware, Flash, Identity
+from station.sim.terminal import garbage
 
 _LONG = ("keygen", "dial")  # these say `wait` before and while they work
 _WAIT_MS, _WAIT_EVERY_S = 2_000, 0.5
@@ -72,7 +73,10 @@ class Board:
         """As by the reset pin: RAM and whatever waits in the input are lost."""
         if "forget" in self._faults:
             Flash(self._store).forget()
-        self._wire.pause(_RESTART_S)
+        if "renumber" in self._faults:
+            self._wire.renumber(_RESTART_S)
+        else:
+            self._wire.pause(_RESTART_S)
         self._wire.discard()
         self._start()
 
@@ -148,6 +152,8 @@ class Board:
             data = data[:half] + bytes([data[half] ^ 0x01]) + data[half + 1 :]
         if "noise" in self._faults and self._replies % 3 == 0:
             data = data[:half] + self._log_line() + data[half:]
+        if "garbage" in self._faults:
+            self._print(garbage(self._replies))
         self._print(data)
         if self._replies % 3 == 1:
             self._print(self._log_line())

@@ -84,6 +84,11 @@ class Wire:
             pass
         return self._read()
 
+    def hear(self, other: int, timeout_s: float) -> tuple[bytes, bool]:
+        """What has come here, and whether ``other`` has something to read too: the first of them within the time."""
+        ready = self._ready([self._master, other], [], timeout_s)
+        return self._read() if self._master in ready else b"", other in ready
+
     def send(self, data: bytes) -> None:
         """Send at the wire's rate. What nobody takes for half a second is lost, as on a wire."""
         piece = max(1, self._rate // 100) if self._rate else _PIECE
@@ -150,9 +155,11 @@ class Wire:
 
     def _wait(self, *, read: bool = False, write: bool = False, timeout_s: float | None = None) -> bool:
         """Whether the pty became ready within the time."""
-        power = self._power
-        readers = [power, self._master] if read else [power]
-        ready, writable, _ = select.select(readers, [self._master] if write else [], [], timeout_s)
-        if power in ready and not os.read(power, _PIECE):
+        ready = self._ready([self._master] if read else [], [self._master] if write else [], timeout_s)
+        return self._master in ready
+
+    def _ready(self, readers: list[int], writers: list[int], timeout_s: float | None) -> set[int]:
+        readable, writable, _ = select.select([self._power, *readers], writers, [], timeout_s)
+        if self._power in readable and not os.read(self._power, _PIECE):
             raise PowerOffError
-        return self._master in ready or bool(writable)
+        return {*readable, *writable} - {self._power}

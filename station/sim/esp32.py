@@ -9,32 +9,36 @@ resets it.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import mmap
-import signal
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
+from station.sim import terminal
 from station.sim.board_wire import PowerOffError, Wire
+from station.sim.terminal import Serving, garbage
 
 _KNOWN = {
-    "silent": "never answers",
-    "flash-encrypted": "the eFuses say that flash encryption is on",
-    "secure-boot": "the eFuses say that secure boot is on",
-    "secure-download": "the eFuses restrict the download mode",
-    "bad-flash": "one bit of the esp_secure_cert partition cannot be cleared",
-    "no-reset": "the watchdog does not reset it",
-    "forget": "a reset erases the esp_secure_cert partition",
-    "renumber": "its port goes as it restarts, and comes back as another one",
-    "swap-at-reset": "another chip is there after the reset",
-    "hang-at=OP": "half an answer to the operation OP (hex), then silence",
-    "flood-at=OP": "bytes without end in place of the answer to OP",
-    "vanish-at=OP": "the power goes at OP",
+    "silent": ("", "never answers"),
+    "noise": ("", "a log line comes before every 100th answer"),
+    "garbage": ("", "bytes of no meaning come before every 100th answer"),
+    "echo": ("", "echoes all that it receives"),
+    "slow": ("MS", "each answer comes so much later"),
+    "reset-at": ("OP", "restarts once, instead of obeying the operation OP (hex)"),
+    "flash-encrypted": ("", "the eFuses say that flash encryption is on"),
+    "secure-boot": ("", "the eFuses say that secure boot is on"),
+    "secure-download": ("", "the eFuses restrict the download mode"),
+    "bad-flash": ("", "one bit of the esp_secure_cert partition cannot be cleared"),
+    "no-reset": ("", "the watchdog does not reset it"),
+    "forget": ("", "a reset erases the esp_secure_cert partition"),
+    "renumber": ("", "its port goes as it restarts, and comes back as another one"),
+    "swap-at-reset": ("", "another chip is there after the reset"),
+    "hang-at": ("OP", "half an answer to the operation OP (hex), then silence"),
+    "flood-at": ("OP", "bytes without end in place of the answer to OP"),
+    "vanish-at": ("OP", "the power goes at OP"),
 }
 _CHIP_ID, _API = 5, 3
 _FLASH = 4 * 1024 * 1024
@@ -44,11 +48,13 @@ _FLASH_ID, _SFDP, _MAKER = 0x1640EF, 0x50444653, 0xEF
 _SPI, _EFUSE, _WATCHDOG, _WATCHDOG_LOCK = 0x60002000, 0x60008830, 0x60008090, 0x600080A8
 _SPI_CMD, _SPI_ADDR, _SPI_USR2, _SPI_W0 = _SPI, _SPI + 0x04, _SPI + 0x20, _SPI + 0x58
 _ROM_BAUD = 115_200
+_NOISY_ANSWER = 100
 _GONE_S = 0.8  # longer than esptool waits for its watchdog
 _BANNER = (
     b"\r\nESP-ROM:esp32c3-api1-20210207\r\nrst:0x7 (TG0WDT_SYS_RST),boot:0x5 (DOWNLOAD(USB/UART0/1))\r\n"
     b"waiting for download\r\n"
 )
+_LOG = b"I (3012) wifi: beacon timeout\r\n"
 _OK, _BAD, _BAD_CHECKSUM = b"\0\0", b"\x01\x05", b"\x01\x07"
 
 
@@ -80,17 +86,17 @@ class _Flash:
 class Chip:
     """The chip between its UART and its flash."""
 
-    def __init__(self, wire: Wire, mac: str, store: Path, faults: Sequence[str], *, limited: bool) -> None:
-        self._wire, self._store, self._limited = wire, store, limited
-        self._faults = {name: value for name, _, value in (fault.partition("=") for fault in faults)}
-        self._flash = _Flash(store / "flash.bin", bad="bad-flash" in self._faults)
-        self._mac = bytes.fromhex(mac)
+    def __init__(self, wire: Wire, asked: argparse.Namespace) -> None:
+        self._wire, self._faults, self._limited = wire, asked.faults, bool(asked.baud_bytes)
+        self._flash = _Flash(asked.store / "flash.bin", bad="bad-flash" in self._faults)
+        self._mac = bytes.fromhex(asked.chip)
+        self._mute, self._restarts, self._answers = "silent" in self._faults, True, 0
         self._power_on()
 
     def serve(self) -> None:
         """Answer until the power goes."""
         for packet in self._packets():
-            if len(packet) >= 8 and packet[0] == 0 and "silent" not in self._faults:
+            if len(packet) >= 8 and packet[0] == 0 and not self._mute:
                 op, _, checksum = struct.unpack("<BHI", packet[1:8])
                 self._take(op, packet[8:], checksum)
 
@@ -127,7 +133,10 @@ class Chip:
     def _packets(self) -> Iterator[bytes]:
         held = bytearray()
         while True:
-            held += self._wire.take()
+            came = self._wire.take()
+            if "echo" in self._faults:
+                self._wire.send(came)
+            held += came
             while (start := held.find(0xC0)) >= 0 and (end := held.find(0xC0, start + 1)) > 0:
                 packet = bytes(held[start + 1 : end])
                 del held[: end + 1 if packet else end]
@@ -141,7 +150,11 @@ class Chip:
             self._wire.send(b"\x55" * 4_096)
         if self._at_op("hang-at", op):
             self._wire.send(b"\xc0\x01" + bytes([op]))
-            self._faults["silent"] = ""
+            self._mute = True
+            return
+        if self._restarts and self._at_op("reset-at", op):
+            self._restarts = False
+            self._reset()
             return
         work = self._OPS.get(op)
         if work is None or (op >= 0xD0 and not self._stub):
@@ -153,13 +166,19 @@ class Chip:
         work(self, op, data)
 
     def _at_op(self, fault: str, op: int) -> bool:
-        return fault in self._faults and int(self._faults[fault], 16) == op
+        return fault in self._faults and int(self._faults.text(fault), 16) == op
 
     def _answer(self, op: int, status: bytes = _OK, *, value: int = 0, data: bytes = b"") -> None:
         rest = data + status + (b"" if self._stub else b"\0\0")
         self._send(struct.pack("<BBHI", 1, op, len(rest), value) + rest)
 
     def _send(self, packet: bytes) -> None:
+        self._answers += 1
+        if "slow" in self._faults:
+            self._wire.pause(self._faults.number("slow") / 1000)
+        for trouble, bytes_before in (("noise", _LOG), ("garbage", garbage(self._answers))):
+            if trouble in self._faults and self._answers % _NOISY_ANSWER == 0:
+                self._wire.send(bytes_before)
         self._wire.send(b"\xc0" + packet.replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc") + b"\xc0")
 
     def _sync(self, op: int, _data: bytes) -> None:
@@ -282,38 +301,9 @@ def _checksum(data: bytes) -> int:
     return state
 
 
-def _power_off(_number: int, _frame: FrameType | None) -> None:
-    raise PowerOffError
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Be a chip until the power goes."""
-    faults = "\n".join(f"  {name:16}{text}" for name, text in _KNOWN.items())
-    parser = argparse.ArgumentParser(
-        "station.sim.esp32",
-        description="An ESP32-C3 that waits for download, on a pty.",
-        epilog=f"faults:\n{faults}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("link", type=Path, help="the path at which the board's port appears")
-    parser.add_argument("--chip", required=True, help="its MAC: 12 hex digits")
-    for name in ("serial", "model", "fw"):
-        parser.add_argument(f"--{name}", help="not known to a chip")
-    parser.add_argument("--store", type=Path, required=True, help="the folder that holds its flash.bin")
-    parser.add_argument(
-        "--baud-bytes", type=int, default=0, help="other than 0: its bytes take their time, by its baud rate"
-    )
-    parser.add_argument("--fault", action="append", default=[])
-    asked = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _power_off)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(PowerOffError), Wire(asked.link) as wire:
-        chip = Chip(wire, asked.chip, asked.store, asked.fault, limited=bool(asked.baud_bytes))
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        chip.serve()
-    return 0
+def _make(wire: Wire, asked: argparse.Namespace) -> Serving:
+    return Chip(wire, asked)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(_KNOWN, _make, text="An ESP32-C3 that waits for download, on a pty."))

@@ -150,6 +150,32 @@ def _hang_with_grandchild(value: str, question: dict[str, Any]) -> None:
     time.sleep(600)
 
 
+def _half(value: str, _question: dict[str, Any]) -> None:
+    """Half an answer, then silence."""
+    _say(value)
+    sys.stdout.flush()
+    time.sleep(600)
+
+
+def _slow(value: str, _question: dict[str, Any]) -> None:
+    time.sleep(float(value))
+
+
+def _renumber(_value: str, question: dict[str, Any]) -> None:
+    """The port goes while the board restarts, and is another one when it is back."""
+    Path(question["port"]).unlink()
+    Path(question["port"]).touch()
+
+
+def _echo(_value: str, question: dict[str, Any]) -> None:
+    _say(json.dumps(question))
+
+
+def _garbage(_value: str, _question: dict[str, Any]) -> None:
+    sys.stdout.buffer.write(bytes(range(256)))
+    sys.stdout.flush()
+
+
 def _endless(_value: str, _question: dict[str, Any]) -> None:
     while True:
         sys.stdout.buffer.write(b"A" * 65_536)
@@ -182,6 +208,11 @@ _TROUBLES: dict[str, Callable[[str, dict[str, Any]], int | None]] = {
     "hang": _hang,
     "grandchild": _grandchild,
     "hang-with-grandchild": _hang_with_grandchild,
+    "half": _half,
+    "slow": _slow,
+    "renumber": _renumber,
+    "echo": _echo,
+    "garbage": _garbage,
     "endless": _endless,
     "long-log": _long_log,
     "say": _say_this,

@@ -251,4 +251,11 @@ def _make(wire: Wire, asked: argparse.Namespace) -> Serving:
 
 
 if __name__ == "__main__":
-    sys.exit(terminal.run(_KNOWN, _make, modes=("ntz",), text="A simulated STM32U5 with FreeRTOS' reference CLI."))
+    sys.exit(
+        terminal.run(
+            {**terminal.COMMON, **_KNOWN},
+            _make,
+            modes=("ntz",),
+            text="A simulated STM32U5 with FreeRTOS' reference CLI.",
+        )
+    )

@@ -1,8 +1,8 @@
 """A Linux gateway's serial console: real ``login(1)``, shell and ``openssl`` in a chroot, on a pty.
 
 ``python -m station.sim.linux LINK --serial SN ...``. The programs are busybox's and this machine's own; what stands
-around them is the pty under a link, kernel messages, a reboot that ends the session, and the power, which goes when
-stdin closes. A chroot and a login need root.
+around them is the port (`relay`), a reboot that ends the session, and the power, which goes when stdin closes. A
+chroot and a login need root.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import contextlib
 import fcntl
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
 import sys
 import termios
-import time
-import tty
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
+
+from station.sim import relay, terminal
+from station.sim.board_wire import Wire
+from station.sim.relay import Relay
+from station.sim.terminal import Serving
 
 _BUSYBOX = "/bin/busybox"
 _FOLDERS = (
@@ -32,22 +32,14 @@ _FOLDERS = (
 )
 _TOOLS = ("openssl", "mosquitto_pub")
 _KERNEL = b"\r\n[%7d.123456] usb 1-1: new high-speed USB device number 7 using xhci_hcd\r\n"
+_NOISY_PIECE = 20
 _BOOT = b"\r\n[    0.000000] Booting Linux on physical CPU 0x0\r\nStarting network: OK\r\n\x1b[0m\r\nGateway 2.1\r\n"
 _RESTART_S = 0.3
 PASSWORD = "correct-horse"  # noqa: S105 - a simulated gateway's
 _KNOWN = {
-    "kernel": "a kernel message into every 20th piece that the console says",
-    "no-reboot": "its reboot does nothing",
-    "forget": "what it was given is gone after a reboot",
-    "silent": "it says nothing at all",
-    "flood": "it never stops printing",
-    "read-only": "its folder cannot be written",
-    "flip": "its certificate reads back with one byte changed",
+    "read-only": ("", "its folder cannot be written"),
+    "flip": ("", "its certificate reads back with one byte changed"),
 }
-
-
-class _PowerOffError(Exception):
-    """The gateway was lifted."""
 
 
 def build(root: Path, names: dict[str, str]) -> None:
@@ -103,37 +95,32 @@ def _copy_program(root: Path, name: str) -> None:
             shutil.copy2(library, to)
 
 
-class _Gateway:
+class Gateway:
     """One gateway: its console behind a relay, its session under login."""
 
-    def __init__(self, asked: argparse.Namespace) -> None:
-        self._asked, self._faults, self._root = asked, set(asked.fault), asked.store / "root"
-        self._outer, self._port = os.openpty()
-        tty.setraw(self._port)
-        self._pieces = 0
-
-    def live(self) -> None:
-        """Be plugged in until the power goes."""
-        asked, link = self._asked, self._asked.link
+    def __init__(self, wire: Wire, asked: argparse.Namespace) -> None:
+        self._faults, self._root = asked.faults, asked.store / "root"
+        self._relay = Relay(wire, asked.faults, _KERNEL, _NOISY_PIECE)
+        self._inner = -1
         build(self._root, {"serial": asked.serial, "chip": asked.chip, "model": asked.model, "firmware": asked.fw})
-        new = link.with_name(f".#{link.name}.{os.getpid()}")
-        new.symlink_to(os.ttyname(self._port))
-        new.replace(link)
         self._boot()
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
+
+    def serve(self) -> None:
+        """Pass on until the power goes."""
+        asked_for = self._root / "run/reboot"
         try:
             while True:
-                self._relay()
-                if self._session.poll() is not None:
+                if self._relay.pass_on(self._inner):
+                    self._reboot()
+                elif self._session.poll() is not None:
                     self._end_session()
                     self._log_in()
-                elif (self._root / "run/reboot").exists():
+                elif asked_for.exists() and "no-restart" in self._faults:
+                    asked_for.unlink()
+                elif asked_for.exists():
                     self._reboot()
         finally:
             self._end_session()
-            if link.is_symlink() and str(link.readlink()) == os.ttyname(self._port):
-                link.unlink()
 
     def _boot(self) -> None:
         (self._root / "run/reboot").unlink(missing_ok=True)
@@ -145,6 +132,8 @@ class _Gateway:
 
     def _log_in(self) -> None:
         """As getty: a session of its own with the console as its terminal, and login in it."""
+        if self._inner >= 0:
+            os.close(self._inner)
         self._inner, console = os.openpty()
         name = os.ttyname(console)
 
@@ -166,12 +155,8 @@ class _Gateway:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._session.pid, signal.SIGKILL)
         self._session.wait()
-        os.close(self._inner)
 
     def _reboot(self) -> None:
-        if "no-reboot" in self._faults:
-            (self._root / "run/reboot").unlink()
-            return
         self._end_session()
         if "forget" in self._faults:
             shutil.rmtree(self._root / "etc/aws-iot", ignore_errors=True)
@@ -180,69 +165,15 @@ class _Gateway:
             text = bytearray(file.read_bytes())
             text[100] = ord("A") if text[100] != ord("A") else ord("B")
             file.write_bytes(bytes(text))
-        time.sleep(_RESTART_S)
-        self._say(_BOOT)
+        self._relay.restarted(_RESTART_S)
+        self._relay.say(_BOOT)
         self._boot()
 
-    def _relay(self) -> None:
-        power = sys.stdin.fileno()
-        ready = select.select([power, self._outer, self._inner], [], [], 0.05)[0]
-        if power in ready and not os.read(power, 4096):
-            raise _PowerOffError
-        if "flood" in self._faults:
-            self._say(b"\xff" * 4096)
-            return
-        if self._outer in ready:
-            self._pass(os.read(self._outer, 512), self._inner)
-        if self._inner in ready:
-            try:
-                piece = os.read(self._inner, 512)
-            except OSError:  # the session has ended
-                return
-            self._pieces += 1
-            if "kernel" in self._faults and self._pieces % 20 == 0:
-                half = len(piece) // 2
-                piece = piece[:half] + _KERNEL % self._pieces + piece[half:]
-            self._say(piece)
 
-    def _say(self, piece: bytes) -> None:
-        if "silent" not in self._faults and select.select([], [self._outer], [], 0.5)[1]:
-            self._pass(piece, self._outer)
-
-    def _pass(self, piece: bytes, to: int) -> None:
-        if self._asked.baud_bytes:
-            time.sleep(len(piece) / self._asked.baud_bytes)
-        while piece:
-            piece = piece[os.write(to, piece) :]
-
-
-def _power_off(_signal: int, _frame: FrameType | None) -> None:
-    raise _PowerOffError
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Be a gateway until the power goes."""
-    faults = "\n".join(f"  {name:12}{text}" for name, text in _KNOWN.items())
-    parser = argparse.ArgumentParser(
-        "station.sim.linux",
-        description="A Linux gateway's serial console: login, shell and openssl in a chroot.",
-        epilog=f"faults:\n{faults}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("link", type=Path, help="the path at which the gateway's port appears")
-    for name in ("serial", "chip", "model"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--fw", default="1.0.0")
-    parser.add_argument("--store", type=Path, required=True, help="the folder that holds its disk")
-    parser.add_argument("--baud-bytes", type=int, default=0, help="bytes a second each way; 11520 is 115200 baud")
-    parser.add_argument("--fault", action="append", default=[], choices=sorted(_KNOWN))
-    asked = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _power_off)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(_PowerOffError):
-        _Gateway(asked).live()
-    return 0
+def _make(wire: Wire, asked: argparse.Namespace) -> Serving:
+    return Gateway(wire, asked)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    known = {**terminal.TROUBLES, **relay.KNOWN, **_KNOWN}
+    sys.exit(terminal.run(known, _make, text="A Linux gateway's serial console: login, shell and openssl in a chroot."))

@@ -146,6 +146,9 @@ def _make(wire: Wire, asked: argparse.Namespace) -> Serving:
 if __name__ == "__main__":
     sys.exit(
         terminal.run(
-            {**nrf91_modem.KNOWN, **_FIRMWARE}, _make, modes=("at", "shell"), text="A simulated nRF91 and its modem."
+            {**terminal.COMMON, **nrf91_modem.KNOWN, **_FIRMWARE},
+            _make,
+            modes=("at", "shell"),
+            text="A simulated nRF91 and its modem.",
         )
     )

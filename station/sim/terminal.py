@@ -1,4 +1,4 @@
-"""A simulated board whose console is a command line: what such boards have in common beside their commands.
+"""What simulated boards have in common: their arguments, the troubles of every wire, and a command line's output.
 
 ``python -m station.sim.FAMILY LINK --serial SN ...``: a process on a pty, as ``station.sim.board`` is for the console
 protocol. It ends, and takes its link away, when its stdin closes or on SIGTERM or SIGINT.
@@ -7,6 +7,7 @@ protocol. It ends, and takes its link away, when its stdin closes or on SIGTERM 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import signal
 import sys
@@ -18,17 +19,16 @@ from typing import Protocol
 from station.sim.board_faults import Faults
 from station.sim.board_wire import PowerOffError, Wire
 
-_FLOOD = 4 * 1024 * 1024
+FLOOD = b"A" * (4 * 1024 * 1024)
 RESTART_S = 0.05
 
-# What every command line can be ordered to do; each family adds its own.
-COMMON: Mapping[str, tuple[str, str]] = {
+# What every board on a wire can be ordered to do; each family adds its own.
+TROUBLES: Mapping[str, tuple[str, str]] = {
     "silent": ("", "never says anything"),
     "half-reply": ("N", "sends half of its Nth reply and is silent from then on"),
     "flood": ("N", "prints 4 MB without a line end instead of its Nth reply"),
     "garbage": ("", "bytes of no meaning come before each reply"),
-    "noise": ("", "log lines come before, behind and, every third time, within a reply"),
-    "no-echo": ("", "does not echo what it receives"),
+    "noise": ("", "log lines come before, behind and, now and then, within a reply"),
     "slow": ("MS", "each reply comes so much later"),
     "vanish-at": ("N", "is unplugged when it gets its Nth command"),
     "reset-at": ("N", "restarts once, instead of obeying its Nth command"),
@@ -36,6 +36,11 @@ COMMON: Mapping[str, tuple[str, str]] = {
     "no-restart": ("", "answers a reset and does not restart"),
     "never-back": ("", "is silent after a reset"),
     "forget": ("", "a restart loses what was stored"),
+}
+# And what every command line can.
+COMMON: Mapping[str, tuple[str, str]] = {
+    **TROUBLES,
+    "no-echo": ("", "does not echo what it receives"),
     "bad-csr-signature": ("", "the CSR's signature does not verify"),
     "flip": ("", "what is stored as the chain reads back otherwise"),
 }
@@ -49,6 +54,12 @@ class Serving(Protocol):
 
 
 Make = Callable[[Wire, argparse.Namespace], Serving]
+
+
+def garbage(number: int) -> bytes:
+    """A line of bytes of no meaning, another one for each number."""
+    digest = hashlib.sha256(number.to_bytes(4, "big")).digest()
+    return b"\x00\xff\xfe" + digest.replace(b"\n", b"").replace(b"\r", b"") + b"\r\n"
 
 
 class Terminal:
@@ -77,14 +88,14 @@ class Terminal:
         if "slow" in self._faults:
             self._wire.pause(self._faults.number("slow") / 1000)
         if self._replies == self._faults.number("flood"):
-            self.say(b"A" * _FLOOD)
+            self.say(FLOOD)
             return
         if self._replies == self._faults.number("half-reply"):
             self.say(data[: len(data) // 2])
             self._mute = True
             return
         if "garbage" in self._faults:
-            self.say(b"\x00\xff\xfe" + os.urandom(24).replace(b"\n", b"").replace(b"\r", b"") + b"\r\n")
+            self.say(garbage(self._replies))
         self.say(self._noisy(data) if "noise" in self._faults else data)
 
     def say(self, data: bytes) -> None:
@@ -114,16 +125,16 @@ class Terminal:
         return self.log_line() + data + self.log_line()
 
 
-def run(known: Mapping[str, tuple[str, str]], make: Make, *, modes: Sequence[str], text: str) -> int:
+def run(known: Mapping[str, tuple[str, str]], make: Make, *, modes: Sequence[str] = ("",), text: str) -> int:
     """Be a board of a family until the power goes.
 
     Args:
-        known: the family's own faults, beside `COMMON`.
+        known: all faults that the family can be ordered to have.
         make: what puts the board on its wire.
         modes: the kinds of firmware that ``--mode`` may name; the first is what it is without one.
         text: what ``--help`` says of the family.
     """
-    asked = _arguments({**COMMON, **known}, modes, text)
+    asked = _arguments(known, modes, text)
     try:
         signal.signal(signal.SIGTERM, _power_off)
         signal.signal(signal.SIGINT, _power_off)

@@ -135,5 +135,10 @@ def _make(wire: Wire, asked: argparse.Namespace) -> Serving:
 
 if __name__ == "__main__":
     sys.exit(
-        terminal.run({**KNOWN, **_FIRMWARE}, _make, modes=("new", "old"), text="A simulated board with Zephyr's shell.")
+        terminal.run(
+            {**terminal.COMMON, **KNOWN, **_FIRMWARE},
+            _make,
+            modes=("new", "old"),
+            text="A simulated board with Zephyr's shell.",
+        )
     )
