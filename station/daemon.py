@@ -24,6 +24,8 @@ from station.boards import family
 from station.ca import CertificateAuthority, load_ca_certificate
 from station.config import Config
 from station.config.messages import Messages
+from station.diary import FILE as DIARY
+from station.diary import Diary
 from station.doctor import Doctor, refuse_waste
 from station.faults import Fault, FaultError
 from station.feed.build import shelf_of
@@ -122,6 +124,9 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
     lamps.start()
     parts.callback(lamps.stop)
 
+    diary = Diary(config.state / DIARY, status)
+    diary.start()
+    parts.callback(diary.stop)
     service = SlotService(config.state / "out-of-service.json", names)
     andon = AndonCord(
         status,
@@ -163,7 +168,7 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
     parts.callback(jig.stop)
     for slot in slots:
         slot.start()
-    return slots, [outbox, keeper, *sync, *feed, lamps, andon, control, jig], halt, status
+    return slots, [outbox, keeper, *sync, *feed, lamps, diary, andon, control, jig], halt, status
 
 
 def _all(*calls: Callable[[], None]) -> Callable[[], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -159,6 +160,67 @@ def test_an_empty_day_is_a_page_too(ledger: SqliteLedger, tmp_path: Path) -> Non
     assert "No run ended in this window" in only(report.folder, "html").read_text()
     assert len(only(report.folder, "csv").read_text().splitlines()) == 1
     assert json.loads(only(report.folder, "json").read_text())["units"] == []
+
+
+def diary_of(folder: Path) -> Path:
+    """The line stood twice, once across the day's end; a slot was out, the station off, boards were refused."""
+
+    def line(minute: float, event: str, **more: str) -> str:
+        at = (NOON + timedelta(minutes=minute)).isoformat()
+        return json.dumps({"at": at, "event": event, **({"began": at} if "fault" in more else {}), **more})
+
+    def began(minute: float, what: str, place: str, fault: str, detail: str = "") -> str:
+        return line(minute, "began", what=what, place=place, fault=fault, detail=detail)
+
+    day = 24 * 60
+    file = folder / "diary.jsonl"
+    lines = [
+        line(-2 * day, "on", alive=NOON.isoformat()),
+        line(-day, "off"),  # before the day: in no figure of it
+        line(-day + 1, "on", alive=NOON.isoformat()),
+        began(10, "slot", "2", "J210", "kim bị cong (by <b>Hoa</b>)"),
+        began(15, "line", "", "C301"),
+        line(30, "over", what="line", place=""),
+        *(line(40 + i, "refused", what="refused", place="1", fault="O501", detail="none") for i in range(3)),
+        line(70, "over", what="slot", place="2"),
+        line(120, "off"),
+        line(150, "on", alive=NOON.isoformat()),
+        began(11 * 60, "line", "", "C301"),  # an hour of it is this day's; none of it a shift's
+        line(13 * 60, "over", what="line", place=""),
+    ]
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_kept_the_station_from_working_is_told_with_its_time(
+    ledger: SqliteLedger, tmp_path: Path, language: str
+) -> None:
+    folder = tmp_path / "reports"
+    told = replace(maker(ledger, folder, language), diary=diary_of(tmp_path))
+    report = told.make(Wanted(day=DAY, formats=("html", "json")), NOW).folder  # a day without one run
+    said = json.loads(only(report, "json").read_text())["figures"]["troubles"]
+    rows = [tuple(row.values()) for row in said["downtime"]]
+    assert rows == [
+        ("line", "", "C301", 2, 900.0 + 3600.0, 900.0),
+        ("off", "", "", 1, 1800.0, 1800.0),
+        ("slot", "2", "J210", 1, 3600.0, 3600.0),
+        ("refused", "", "O501", 3, None, None),
+    ]
+    assert [one["what"] for one in said["events"]] == ["slot", "line", "refused", "refused", "refused", "off", "line"]
+    outline = Outline()
+    outline.feed(only(report, "html").read_text())
+    texts = report_texts(language)
+    places = [outline.text.index(texts[key], outline.text.index(texts["s_troubles"])) for key in ("d_line", "d_off")]
+    assert places == sorted(places)
+    assert "kim bị cong (by <b>Hoa</b>)" in outline.text
+    assert texts["look_stood"].split("{")[0] in outline.text
+
+
+def test_the_diary_tells_when_the_line_stood_better_than_the_runs_do(full: SqliteLedger, tmp_path: Path) -> None:
+    told = replace(maker(full, tmp_path / "reports"), diary=diary_of(tmp_path))
+    waited = told.make(Wanted(day=DAY, formats=("json",)), NOW).figures.waiting
+    assert {slot.waited_s["andon"] <= 900 and slot.waited_s["andon"] > 0 for slot in waited} == {True}
 
 
 def test_csv_and_json_tell_the_same_units(full: SqliteLedger, tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def _formats(text: str) -> tuple[str, ...]:
 
 def _report(arguments: argparse.Namespace) -> None:
     from station.config import load
+    from station.diary import FILE as DIARY
     from station.yields.making import Maker, Wanted
 
     if arguments.day and (arguments.first or arguments.last):
@@ -84,6 +85,7 @@ def _report(arguments: argparse.Namespace) -> None:
             software=version("provisioning-station"),
             language=config.language,
             folder=arguments.out or config.report.folder_in(config.state),
+            diary=None if arguments.line else config.state / DIARY,
         )
         names = ("day", "first", "last", "order", "station", "deliver")
         wanted = Wanted(formats=arguments.format, **{name: getattr(arguments, name) for name in names})

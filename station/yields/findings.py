@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from station.diary import What
 from station.yields.report import Figures
 from station.yields.words import Words
+
+_WORTH_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ def findings(figures: Figures, words: Words, undelivered: Sequence[Undelivered] 
         *_of_slots(figures, words),
         *_of_chart(figures, words),
         *_of_targets(figures, words),
+        *_of_troubles(figures, words),
         *_of_faults(figures, words),
         *_of_lifts(figures, words),
         *_of_certificates(figures, words),
@@ -110,6 +114,19 @@ def _of_faults(figures: Figures, words: Words) -> Iterator[str]:
         yield words.say("look_fault", code=top.code, title=words.fault(top.code), **said)
     if figures.runs.unnamed_fails:
         yield words.say("look_unnamed", count=words.number(figures.runs.unnamed_fails))
+
+
+def _of_troubles(figures: Figures, words: Words) -> Iterator[str]:
+    """What cost a minute or more of the shifts, or of the window where there are none."""
+    for one in figures.troubles.downtime if figures.troubles else []:
+        lasted = one.seconds if one.planned_s is None else one.planned_s
+        if one.what not in {What.LINE, What.OFF} or lasted is None or lasted < _WORTH_S:
+            continue
+        said = {"count": words.number(one.times), "lasted": words.seconds(lasted)}
+        if one.what is What.LINE:
+            yield words.say("look_stood", **said, code=one.fault, title=words.fault(one.fault))
+        elif one.planned_s is not None:  # without shifts nobody knows whether it should have been on
+            yield words.say("look_off", **said)
 
 
 def _of_lifts(figures: Figures, words: Words) -> Iterator[str]:

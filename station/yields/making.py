@@ -44,7 +44,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """Makes reports of one record. ``read`` gives a transaction that sees one state of it."""
+    """Makes reports of one record. ``read`` gives a transaction that sees one state of it; ``diary``: the station's."""
 
     read: Read
     settings: Settings
@@ -52,6 +52,7 @@ class Maker:
     software: str
     language: str
     folder: Path
+    diary: Path | None = None
 
     def make(self, wanted: Wanted, now: datetime) -> Made:
         """Count, draw, write; and, where asked and the window is over, put on disk who is to have it.
@@ -65,7 +66,8 @@ class Maker:
         formats = wanted.formats or self.settings.formats
         with self.read() as raw, snapshot(raw) as connection:
             heads = last_heads(connection)
-            figures = collect(connection, scope, self.settings, station=self.station, software=self.software, now=now)
+            who = {"station": self.station, "software": self.software}
+            figures = collect(connection, scope, self.settings, **who, now=now, diary=self.diary)
             place = files.write(
                 connection, scope, figures, self.settings, words, formats, self.folder, self._others(waiting, scope)
             )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from station.model import OrderKind
 from station.yields import counts, faults, standing, times
 from station.yields.faults import FaultCount, Lifts, SlotYield
 from station.yields.scope import Scope
+from station.yields.troubles import Troubles, troubles
 from station.yields.window import Span, joined, seconds
 
 SCHEMA = 1
@@ -53,6 +55,8 @@ class Figures:
     cycles: list[times.Cycle]
     waiting: list[times.Waiting]
     lost: list[times.Lost]
+    troubles: Troubles | None
+    """What the station's diary says; None of a whole line, whose stations each keep their own."""
     orders: list[standing.OrderStand]
     certificates: standing.Certificates
     targets: dict[str, Any]
@@ -80,12 +84,22 @@ class Figures:
 
 
 def collect(
-    connection: sa.Connection, scope: Scope, settings: Settings, *, station: str, software: str, now: datetime
+    connection: sa.Connection,
+    scope: Scope,
+    settings: Settings,
+    *,
+    station: str,
+    software: str,
+    now: datetime,
+    diary: Path | None = None,
 ) -> Figures:
     """Count everything. ``connection`` should be one transaction that sees one state of the record."""
     span = scope.window.span
     centre, chart = counts.chart(connection, scope)
-    waiting, lost = times.waiting(connection, scope, settings)
+    own = scope.station is None or scope.station == station
+    told = troubles(diary, scope, settings, now) if diary is not None and own else None
+    covered = told is not None and told.since is not None and told.since <= span.start
+    waiting, lost = times.waiting(connection, scope, settings, told.stood(span.end) if told and covered else None)
     return Figures(
         station=station,
         order=scope.order,
@@ -114,6 +128,7 @@ def collect(
         cycles=times.cycles(connection, scope, settings),
         waiting=waiting,
         lost=lost,
+        troubles=told,
         orders=standing.order_stands(connection, scope),
         certificates=standing.certificate_stands(connection, scope, settings, now),
         targets=settings.targets.model_dump(mode="json"),

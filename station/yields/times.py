@@ -102,12 +102,14 @@ class _Run:
             return Blame.STATION
 
 
-def waiting(connection: sa.Connection, scope: Scope, settings: Report) -> tuple[list[Waiting], list[Lost]]:
+def waiting(
+    connection: sa.Connection, scope: Scope, settings: Report, stood: list[Span] | None = None
+) -> tuple[list[Waiting], list[Lost]]:
     """Where each slot's time went, and what each fault of ours cost; times only of windows up to 35 days.
 
-    Nothing records why a nest was empty, so it is concluded: no open order with units left; else andon, from a run that
-    ended in a fault of the CA to the station's next run that does not; else trouble, after any other ERROR in the slot;
-    else there was no board.
+    Nothing records why a nest was empty, so it is concluded: no open order with units left; else andon, while the line
+    ``stood`` by the diary (where that does not cover the window: from a run that ended in a fault of the CA to the
+    station's next run that does not); else trouble, after any other ERROR in the slot; else there was no board.
     """
     if len(scope.window.days) > _LONGEST_DAYS:
         return [], _lost_runs(connection, scope)
@@ -122,7 +124,8 @@ def waiting(connection: sa.Connection, scope: Scope, settings: Report) -> tuple[
             if run.blame is not None and run.fault is not None:
                 ended[run.fault] += 1
                 lost[run.fault] += run.span.seconds
-        planned, andons = _planned(scope, settings, taken), joined(list(_andons(taken, scope.window.span.end)))
+        planned = _planned(scope, settings, taken)
+        andons = joined(list(_andons(taken, scope.window.span.end))) if stood is None else stood
         for slot in sorted({run.slot for run in taken}, key=natural):
             mine = [run for run in taken if run.slot == slot]
             found.append(_of_slot(station, mine, planned, {_NO_ORDER: no_order, _ANDON: andons}, lost))

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,12 @@ def test_one_board_without_a_network_stops_nobody_and_three_errors_take_its_slot
     assert said == "slot 1 is in service\n"
     log = [json.loads(line) for line in station.log.read_text().splitlines()]
     assert [entry["by"] for entry in log if entry["event"] == "slot in service"] == ["linh"]
+    station.stop()
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    made = json.loads(station.run("report", "--day", today, "--format", "json", "--json"))
+    figures = json.loads((Path(made["folder"]) / f"yield-demo-line-{today}.json").read_text())["figures"]
+    told = [(one["what"], one["place"], one["fault"], one["times"]) for one in figures["troubles"]["downtime"]]
+    assert told == [("off", "", "", 2), ("slot", "1", "J210", 1), ("refused", "", "J211", 2)]
 
 
 def test_a_slot_that_a_person_takes_out_ends_its_run_first(make_bench: MakeBench) -> None:
