@@ -190,7 +190,7 @@ def _keeper(config: Config, ledger: SqliteLedger, parts: ExitStack) -> Keeper:
     if (s3 := config.proof.s3) is not None:
         api_url = config.aws.simulator.api_url if config.aws.simulator else None
         bucket = Bucket(config.aws.region, s3.bucket, api_url=api_url)
-        places["s3"] = lambda head: bucket.put(f"{s3.prefix}{head.station}/{head.day}.txt", head.text)
+        places["s3"] = lambda head: bucket.put(f"{s3.prefix}{head.station}/{head.day}.txt", head.text.encode())
     keeper = Keeper(
         ledger.store,
         config.station,

@@ -157,6 +157,7 @@ class Fault(Enum):
     REPORT_UNDELIVERED = "S642"
     MAIL_FAILED = "S643"
     STORE_FAILED = "S644"
+    STORE_DIFFERS = "S645"
     UNEXPECTED = "S999"
 
     @property

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
+from cloud import SimCloud
 from ledgers import production, rows, unit, whole_run
 
+from station.aws.bucket import Bucket
 from station.faults import Fault, FaultError
 from station.ledger import SqliteLedger, export, keeper
-from station.ledger.anchors import Anchor
+from station.ledger.anchors import Anchor, parse
 from station.ledger.keeper import Keeper
 
 
@@ -63,6 +68,36 @@ def test_an_anchor_that_cannot_be_delivered_is_delivered_later(ledger: SqliteLed
     one.look()
     assert [head.day for head in answers] == ["2026-11-24"]
     assert heads(ledger) == [("2026-11-24",)]
+
+
+def test_a_bucket_that_was_away_for_days_gets_each_day_and_a_restart_changes_nothing_there(
+    ledger: SqliteLedger, tmp_path: Path, cloud: SimCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    s3 = boto3.client("s3", region_name="us-east-1", endpoint_url=cloud.said["api_url"])
+    bucket, days = Bucket("us-east-1", "anchors-of-days", api_url=cloud.said["api_url"]), Days()
+
+    def keeper_at_work() -> Keeper:
+        places = {"s3": lambda head: bucket.put(f"{head.day}.txt", head.text.encode())}
+        seal: dict[str, Any] = {"sign": lambda message: message[-32:], "seal": "5e" * 32}
+        return Keeper(ledger.store, "s1", tmp_path / "a", clock=days, places=places, **seal)
+
+    one = keeper_at_work()
+    for day in (25, 26, 27):
+        days.now = datetime(2026, 11, day, 0, 1, tzinfo=UTC)
+        ledger.add_order(production(f"WO-{day}"), "linh")
+        with pytest.raises(FaultError, match="NoSuchBucket"):
+            one.look()
+    with closing(s3):
+        s3.create_bucket(Bucket="anchors-of-days")
+        one.look()
+        keeper_at_work().look()
+        found = [each["Key"] for each in s3.list_objects_v2(Bucket="anchors-of-days")["Contents"]]
+        assert found == ["2026-11-24.txt", "2026-11-25.txt", "2026-11-26.txt"]
+        for key in found:
+            (anchor,) = parse(s3.get_object(Bucket="anchors-of-days", Key=key)["Body"].read().decode(), key)
+            assert (f"{anchor.day}.txt", anchor.seal) == (key, "5e" * 32)
 
 
 def test_a_token_that_is_away_costs_a_head_nothing_but_time(

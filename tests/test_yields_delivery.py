@@ -22,6 +22,7 @@ from cloud import SimCloud
 from month import RunFact, put
 from test_yields_files import DAY, NOON, NOW, maker, orders
 
+from station.aws import calls
 from station.config.report import Report
 from station.faults import Fault, FaultError
 from station.ledger import SqliteLedger, anchors, verify
@@ -254,40 +255,65 @@ def test_a_running_day_is_not_sent(ledger: SqliteLedger, tmp_path: Path, pki: Pa
     assert delivery.undelivered(tmp_path, made_by.settings) == []
 
 
-def test_a_report_goes_to_s3_whole(
-    ledger: SqliteLedger, tmp_path: Path, cloud: SimCloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def s3(cloud: SimCloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """S3 as the boss sees it."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    url = cloud.said["api_url"]
-    told = Report.model_validate_json(
-        json.dumps({"s3": {"bucket": "yields", "region": "us-east-1", "prefix": "line-1/", "simulator": url}})
-    )
-    made_by = one_day(ledger, tmp_path, told)
+    client = boto3.client("s3", region_name="us-east-1", endpoint_url=cloud.said["api_url"])
+    yield client
+    client.close()
+
+
+def to_s3(url: str, bucket: str) -> Report:
+    told = {"bucket": bucket, "region": "us-east-1", "prefix": "line-1/", "simulator": url}
+    return Report.model_validate_json(json.dumps({"s3": told}))
+
+
+def test_a_report_goes_to_s3_whole(ledger: SqliteLedger, tmp_path: Path, cloud: SimCloud, s3: Any) -> None:
+    made_by = one_day(ledger, tmp_path, to_s3(cloud.said["api_url"], "yields"))
     (first,) = deliver(made_by, tmp_path)
     assert "S644" in first.why
     assert "NoSuchBucket" in first.why
-    api = boto3.client("s3", region_name="us-east-1", endpoint_url=url)
-    try:
-        api.create_bucket(Bucket="yields")
-        assert deliver(made_by, tmp_path) == []
-        keys = [entry["Key"] for entry in api.list_objects_v2(Bucket="yields")["Contents"]]
-        assert keys == [f"line-1/2026-11-24/yield-line-1-2026-11-24.{end}" for end in ("csv", "html")]
-        body = api.get_object(Bucket="yields", Key=keys[0])["Body"].read()
-        assert body == (tmp_path / "2026-11-24" / "yield-line-1-2026-11-24.csv").read_bytes()
-    finally:
-        api.close()
+    s3.create_bucket(Bucket="yields")
+    assert deliver(made_by, tmp_path) == []
+    keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket="yields")["Contents"]]
+    assert keys == [f"line-1/2026-11-24/yield-line-1-2026-11-24.{end}" for end in ("csv", "html")]
+    for key in keys:
+        body = s3.get_object(Bucket="yields", Key=key)["Body"].read()
+        assert body == (tmp_path / "2026-11-24" / key.rpartition("/")[2]).read_bytes()
 
 
-def test_a_store_that_is_away_is_its_own_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from station.aws.store import put_files
+def test_a_report_that_s3_has_in_another_form_is_never_written_over(
+    ledger: SqliteLedger, tmp_path: Path, cloud: SimCloud, s3: Any
+) -> None:
+    s3.create_bucket(Bucket="yields-2")
+    key = "line-1/2026-11-24/yield-line-1-2026-11-24.html"
+    s3.put_object(Bucket="yields-2", Key=key, Body=b"of another station with this prefix")
+    made_by = one_day(ledger, tmp_path, to_s3(cloud.said["api_url"], "yields-2"))
+    (first,) = deliver(made_by, tmp_path)
+    assert first.why == f"S645 s3://yields-2/{key} holds something else"
+    assert s3.get_object(Bucket="yields-2", Key=key)["Body"].read() == b"of another station with this prefix"
+    s3.delete_object(Bucket="yields-2", Key=key)
+    assert deliver(made_by, tmp_path) == []  # the file that was there from the try before is no hindrance
 
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    (tmp_path / "f").write_text("x")
-    with pytest.raises(FaultError) as error:
-        put_files("yields", "us-east-1", {"f": tmp_path / "f"}, api_url="http://127.0.0.1:9")
-    assert error.value.fault is Fault.STORE_FAILED
+
+def test_a_store_that_is_away_or_in_trouble_is_told_and_tried_again(
+    ledger: SqliteLedger, tmp_path: Path, cloud: SimCloud, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "_PATIENCE_S", 0.1)
+    s3.create_bucket(Bucket="yields-3")
+    cloud.troubles(api={"PutObject": "SlowDown"})
+    made_by = one_day(ledger, tmp_path, to_s3(cloud.said["api_url"], "yields-3"))
+    (first,) = deliver(made_by, tmp_path)
+    assert first.why.startswith("S644 s3://yields-3: ")
+    assert "SlowDown" in first.why
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        away = to_s3(f"http://127.0.0.1:{free.getsockname()[1]}", "yields-3")
+    (first,) = delivery.deliver(tmp_path, away, lambda _: None, pause=lambda _: None)
+    assert "S644" in first.why
+    cloud.troubles()
+    assert deliver(made_by, tmp_path) == []
 
 
 def test_a_torn_note_of_what_was_delivered_is_said(tmp_path: Path, pki: Path) -> None:

@@ -1,20 +1,24 @@
-"""Puts one small text into an S3 bucket: the anchors, where a bucket is configured."""
+"""An S3 bucket to which is only added: what leaves the machine for good, a day's anchor and the reports."""
 
 from __future__ import annotations
 
+import mimetypes
+from typing import Any
+
 from botocore.exceptions import BotoCoreError
 
-from station.aws.calls import Calls, unanswered
+from station.aws.calls import Calls, ExistsError, unanswered
+from station.faults import Fault, FaultError
 
 
 class Bucket:
     """One bucket. Raises (each method) the faults of `station.aws.calls`."""
 
-    def __init__(self, region: str, bucket: str, *, api_url: str | None = None) -> None:
+    def __init__(self, region: str, bucket: str, *, api_url: str | None = None, timeout_s: float = 5.0) -> None:
         import boto3  # noqa: PLC0415 - slow to load
         from botocore.config import Config  # noqa: PLC0415 - slow to load
 
-        config = Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 1})
+        config = Config(connect_timeout=3, read_timeout=timeout_s, retries={"total_max_attempts": 1})
         try:
             session = boto3.session.Session(region_name=region)
             self._calls = Calls(session.client("s3", endpoint_url=api_url, config=config))
@@ -22,8 +26,42 @@ class Bucket:
             raise unanswered("connect", error) from error
         self._bucket = bucket
 
-    def put(self, key: str, text: str) -> None:
-        """Store ``text`` under ``key``; the same again changes nothing that anybody reads."""
-        self._calls(
-            "put_object", Bucket=self._bucket, Key=key, Body=text.encode(), ContentType="text/plain; charset=utf-8"
-        )
+    def put(self, key: str, body: bytes) -> None:
+        """Store ``body`` under ``key``, in one request that S3 holds against the SHA-256 that goes with it.
+
+        Nothing is ever written over (If-None-Match, "Conditional writes" in the S3 user guide): a put whose answer was
+        lost finds its own object there, and that is well.
+
+        Raises:
+            FaultError: `Fault.STORE_DIFFERS` where something else is under this key.
+        """
+        kind = mimetypes.guess_type(key)[0] or "application/octet-stream"
+        try:
+            self._calls(
+                "put_object",
+                Bucket=self._bucket,
+                Key=key,
+                Body=body,
+                ContentType=f"{kind}; charset=utf-8" if kind.startswith("text/") else kind,
+                ChecksumAlgorithm="SHA256",
+                IfNoneMatch="*",
+            )
+        except ExistsError:
+            self._same(key, body)
+
+    def _same(self, key: str, body: bytes) -> None:
+        where = f"s3://{self._bucket}/{key}"
+        try:
+            stored: Any = self._calls("get_object", "Body", Bucket=self._bucket, Key=key)
+        except FaultError as error:
+            if error.fault is not Fault.AWS_DENIED:
+                raise
+            text = f"{where} is there already, and only s3:GetObject would tell whether it is the same"
+            raise FaultError(Fault.AWS_DENIED, text) from error
+        with stored:
+            try:
+                found = stored.read(len(body) + 1)
+            except (OSError, BotoCoreError) as error:
+                raise unanswered("get_object", error) from error
+        if found != body:
+            raise FaultError(Fault.STORE_DIFFERS, f"{where} holds something else")

@@ -20,13 +20,15 @@ _BURST_S: Final = 0.4
 _SLOWEST_S: Final = 4.0
 _PATIENCE_S: Final = 5.0
 
-# Error codes of `iot` (botocore's service-2.json) and AWS's common errors. What is not here is `AWS_ERROR`.
+# Error codes of `iot` (botocore's service-2.json), of S3 (its API reference), and AWS's common errors.
+# What is not here is `AWS_ERROR`.
 _FAULTS: Final[Mapping[str, Fault]] = {
     "Throttling": Fault.THROTTLED,
     "ThrottlingException": Fault.THROTTLED,
     "ThrottledException": Fault.THROTTLED,
     "TooManyRequestsException": Fault.THROTTLED,
     "RequestLimitExceeded": Fault.THROTTLED,
+    "SlowDown": Fault.THROTTLED,
     "AccessDenied": Fault.AWS_DENIED,
     "AccessDeniedException": Fault.AWS_DENIED,
     "UnauthorizedException": Fault.AWS_DENIED,
@@ -44,7 +46,13 @@ _FAULTS: Final[Mapping[str, Fault]] = {
 # Their messages quote the request as it was signed, the session token with it.
 _QUOTING: Final = frozenset({"InvalidSignatureException", "IncompleteSignatureException", "SignatureDoesNotMatch"})
 _PASSING: Final = frozenset(
-    {"InternalFailureException", "InternalFailure", "ServiceUnavailableException", "ConflictingResourceUpdateException"}
+    {
+        "InternalFailureException",
+        "InternalFailure",
+        "ServiceUnavailableException",
+        "ConflictingResourceUpdateException",
+        "ConditionalRequestConflict",
+    }
 )
 _REFUSALS: Final = frozenset(
     {
@@ -206,7 +214,7 @@ def _refused(operation: str, error: aws.ClientError) -> FaultError:
         text = f"{operation}: {code}: a wrong secret key, or a wrong clock"
     if code in {"ResourceNotFoundException", "NoSuchKey"}:
         return AbsentError(text)
-    if code == "ResourceAlreadyExistsException":
+    if code in {"ResourceAlreadyExistsException", "PreconditionFailed"}:
         return ExistsError(text)
     if code in _REFUSALS:
         return RefusedError(text)

@@ -155,6 +155,14 @@ def add_head(
     return Anchor.of(row, "heads")
 
 
+def newest_heads(store: Store, count: int) -> list[Anchor]:
+    """The last days' heads on record, the oldest of them first."""
+    query = sa.select(schema.heads).order_by(schema.heads.c.seq.desc(), schema.heads.c.day.desc()).limit(count)
+    with store.read() as connection:
+        rows = connection.execute(query).mappings().all()
+    return [Anchor.of(dict(row), "heads") for row in reversed(rows)]
+
+
 def last_heads(connection: sa.Connection) -> list[Anchor]:
     """The newest head of each station on record, by its name: what the report's mail carries, as `Anchor.text`."""
     newest: dict[str, Anchor] = {}

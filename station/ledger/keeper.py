@@ -11,11 +11,12 @@ from typing import Final
 import structlog
 
 from station.faults import Fault, FaultError
-from station.ledger.anchors import Anchor, add_head
+from station.ledger.anchors import Anchor, add_head, newest_heads
 from station.ledger.export import archive
 from station.ledger.store import Store
 
 _LOOK_S: Final = 60.0
+_DAYS_BACK: Final = 14  # a place that was away for so long still gets every day's anchor
 
 log = structlog.get_logger()
 
@@ -27,7 +28,8 @@ def _now() -> datetime:
 class Keeper(threading.Thread):
     """Looks once a minute whether a day (UTC) is over that has no head yet.
 
-    What fails is tried again at the next look: the head first, then the archive, then each place that anchors go to.
+    What fails is tried again at the next look: the head first, then the archive, then each place that anchors go to,
+    with the days that it missed. Which place has which is not on record: after a start they are brought once more.
     """
 
     def __init__(
@@ -45,7 +47,8 @@ class Keeper(threading.Thread):
         self._store, self._station, self._archives = store, station, archives
         self._sign, self._seal, self._clock = sign, seal, clock
         self._places = dict(places or {})
-        self._delivered: dict[str, str] = {}
+        self._done: set[tuple[str, str]] = set()
+        self._closed = ""
         self._over = threading.Event()
         self._told: Fault | None = None
 
@@ -74,21 +77,23 @@ class Keeper(threading.Thread):
             FaultError: what kept it from being closed, archived or delivered.
         """
         day = (self._clock() - timedelta(days=1)).date().isoformat()
-        if all(self._delivered.get(place) == day for place in ("archive", *self._places)):
+        if self._closed == day:
             return
         head = add_head(self._store, self._station, day, self._sign, self._seal)
         if head is None:
             return
-        if self._delivered.get("archive") != day:
+        if ("archive", day) not in self._done:
             written = archive(self._store.path, self._archives, head)
-            self._delivered["archive"] = day
+            self._done.add(("archive", day))
             if written is not None:
                 log.info("days are archived", file=str(written.path), first=written.first, last=written.last)
         for place, deliver in self._places.items():
-            if self._delivered.get(place) != day:
-                deliver(head)
-                self._delivered[place] = day
-                log.info("the day's head is anchored", place=place, link=head.seq)
+            for one in newest_heads(self._store, _DAYS_BACK):
+                if (place, one.day) not in self._done:
+                    deliver(one)
+                    self._done.add((place, one.day))
+                    log.info("the day's head is anchored", place=place, day=one.day, link=one.seq)
+        self._closed = day
 
     def _say(self, error: FaultError) -> None:
         """Once a kind of trouble, not once a minute."""

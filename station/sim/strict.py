@@ -43,6 +43,7 @@ _OPERATIONS: Final = tuple(
         ("GET", r"/policies/[^/]+", "GetPolicy"),
     )
 )
+_S3_OPERATIONS: Final = {"PUT": "PutObject", "GET": "GetObject"}  # of an object; buckets are the tests' own affair
 
 
 class StrictApi:
@@ -62,7 +63,8 @@ class StrictApi:
         if scope["path"].startswith("/_sim/"):
             await self._control(scope, body, send)
             return
-        operation = _operation(scope["method"], scope["path"])
+        s3 = _is_s3(scope)
+        operation = _S3_OPERATIONS.get(scope["method"], "other") if s3 else _operation(scope["method"], scope["path"])
         self.counts[operation] = self.counts.get(operation, 0) + 1
         trouble = self._troubles.api.get(operation) or self._troubles.api.get("*") or self._throttled(operation)
         if trouble == "hang":
@@ -71,7 +73,8 @@ class StrictApi:
             await _half_an_answer(send)
         elif trouble is not None:
             self.counts["throttled"] = self.counts.get("throttled", 0) + (trouble == "ThrottlingException")
-            await _error(send, API_ERRORS[trouble], trouble, "ordered by the test")
+            refuse = _s3_error if s3 else _error
+            await refuse(send, API_ERRORS[trouble], trouble, "ordered by the test")
         else:
             refusal = self._refusal(operation, scope, body)
             if refusal:
@@ -150,6 +153,11 @@ def _operation(method: str, path: str) -> str:
     return next((name for verb, form, name in _OPERATIONS if verb == method and form.fullmatch(path)), "other")
 
 
+def _is_s3(scope: _Scope) -> bool:
+    """By the credential scope that a request is signed with (Signature Version 4)."""
+    return any(name == b"authorization" and b"/s3/aws4_request" in value for name, value in scope["headers"])
+
+
 def _is_ca(pem: str) -> bool:
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
@@ -196,6 +204,13 @@ async def _half_an_answer(send: _Send) -> None:
 
 async def _error(send: _Send, status: int, code: str, message: str) -> None:
     await _json(send, status, {"__type": code, "message": message}, code)
+
+
+async def _s3_error(send: _Send, status: int, code: str, message: str) -> None:
+    """As S3 says it ("Error responses" in its API reference)."""
+    text = f"<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/xml")]})
+    await send({"type": "http.response.body", "body": text.encode()})
 
 
 async def _json(send: _Send, status: int, value: object, code: str = "") -> None:

@@ -20,6 +20,9 @@ API_ERRORS: Final = {
     "ResourceNotFoundException": 404,
     "InternalFailureException": 500,
     "ServiceUnavailableException": 503,
+    "AccessDenied": 403,  # this and those below as S3 says it
+    "InternalError": 500,
+    "SlowDown": 503,
 }
 _NO_ANSWER: Final = ("hang", "close")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from station import disk
+from station.config.report import Bucket as S3Bucket
 from station.config.report import Report as Settings
 from station.faults import Fault, FaultError
 from station.yields import mail
@@ -22,6 +23,7 @@ from station.yields.findings import Undelivered
 
 _TRIES: Final = 3
 _PAUSE_S: Final = 2.0
+_UPLOAD_S: Final = 30.0
 
 Tell = Callable[[str], None]
 
@@ -86,7 +88,7 @@ def _try(report: Path, state: dict[str, Any], name: str, settings: Settings, pau
             _send(report, state, name, settings)
         except FaultError as error:
             entry.update(fault=error.fault.code, detail=error.detail)
-            if error.fault is Fault.CONFIG:
+            if error.fault in {Fault.CONFIG, Fault.STORE_DIFFERS}:
                 break  # no waiting mends that
         else:
             entry.update(done_at=datetime.now(UTC).isoformat(), fault="", detail="")
@@ -100,14 +102,24 @@ def _send(report: Path, state: Mapping[str, Any], name: str, settings: Settings)
         made_at = datetime.fromisoformat(state["made_at"])
         mail.send(settings.mail, to, state["subject"], state["text"], report, made_at)
     elif settings.s3 is not None:
-        from station.aws.store import put_files  # noqa: PLC0415 - slow to load
+        _store(report, settings.s3)
 
-        files = {
-            f"{settings.s3.prefix}{report.name}/{file.relative_to(report)}": file
-            for file in sorted(report.rglob("*"))
-            if file.is_file() and file.name != STATE
-        }
-        put_files(settings.s3.bucket, settings.s3.region, files, api_url=settings.s3.simulator)
+
+def _store(report: Path, s3: S3Bucket) -> None:
+    """Put the whole report into the bucket; a file that is there already from a try before stays as it is."""
+    from station.aws.bucket import Bucket  # noqa: PLC0415 - slow to load
+
+    try:
+        bucket = Bucket(s3.region, s3.bucket, api_url=s3.simulator, timeout_s=_UPLOAD_S)
+        for file in sorted(report.rglob("*")):
+            if file.is_file() and file.name != STATE:
+                bucket.put(f"{s3.prefix}{report.name}/{file.relative_to(report)}", file.read_bytes())
+    except FaultError as error:
+        if error.fault is Fault.STORE_DIFFERS:
+            raise
+        raise FaultError(Fault.STORE_FAILED, f"s3://{s3.bucket}: {error.detail}") from error
+    except OSError as error:
+        raise FaultError(Fault.STORE_FAILED, f"{report}: {error.strerror}") from error
 
 
 def _reports(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -100,7 +100,18 @@ class LineServer:
         said = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
         refused = state[:2] in _SETUP or (not state and any(word in str(cause) for word in _REFUSED))
         fault = Fault.LINE_SETUP if refused else Fault.LINE_AWAY
-        return FaultError(fault, f"{self._where}: {state} {said}".replace("  ", " "))
+        return FaultError(fault, f"{self._where}: {state} {self._plainly(said)}".replace("  ", " "))
+
+    def _plainly(self, said: str) -> str:
+        """What libpq says of TLS, for whoever sets the line up."""
+        if "SSL error: " in said:
+            reason, roots = said.rpartition("SSL error: ")[2], self._libpq.get("sslrootcert")
+            return f"no TLS with it: {reason}; is its certificate in date, and under line.server_roots, {roots}?"
+        if "server does not support SSL" in said:
+            return "the server does not speak TLS; its owner sets ssl = on there"
+        if "does not match host name" in said:
+            return f"{said.removeprefix('connection failed: ')}; see line.host"
+        return said
 
 
 def _libpq(settings: LineSettings, password: str, user: str) -> dict[str, Any]:
