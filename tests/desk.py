@@ -62,7 +62,7 @@ class Desk:
         in_token = {"key": str(self.key), "pin": {"file": str(self.token.pin.file)}}
         at_aws = {"simulator": {"api_url": self.cloud.said["api_url"]}}
         ca = {"key_type": "p256", "subject": {"common_name": f"{name} CA REHEARSAL", "organization": self.organization}}
-        minutes = {"minutes": f"minutes-{name}.md"}
+        minutes = {"minutes": f"minutes-{name.partition(' ')[0]}.md"}
         match name:
             case "root":
                 own = {**in_token, **ca, "validity_days": 100, "outputs": {"certificate": "ca.pem", **minutes}}
@@ -77,14 +77,18 @@ class Desk:
                 own = {**in_token, **at_aws, "certificate": "ca.pem", "region": self.cloud.said["region"]}
                 own |= {"outputs": {"registration": "registration.json", **minutes}}
             case "rotate":
-                own = {**at_aws, "old": "old.json", "new": "registration.json", "ledgers": ["line.sqlite"]}
-                own |= {"outputs": minutes}
+                new = {"by": "registration", "registration": "registration.json"}
+                own = {**at_aws, "old": "old.json", "new": new, "ledgers": ["line.sqlite"], "outputs": minutes}
+            case "rotate by key":
+                made = {"by": "key", **in_token, **ca, "validity_days": 100}
+                own = {**at_aws, "old": "old.json", "new": made, "ledgers": ["line.sqlite"]}
+                own |= {"outputs": {"certificate": "ca.pem", "registration": "registration.json", **minutes}}
             case "retire":
                 own = {**at_aws, "registration": "registration.json", "reason": "ended", "ledgers": ["line.sqlite"]}
                 own |= {"outputs": minutes}
             case _:
                 own = {**in_token, "key": self.uri("station-seal"), "outputs": {"public": "seal.pem", **minutes}}
-        return {"act": name, **own}
+        return {"act": name.partition(" ")[0], **own}
 
     def perform(self, name: str, **changes: Any) -> bool:
         return self.go_on(self.write(name, **changes))

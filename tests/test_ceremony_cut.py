@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-import pytest
-from cloud import ProviderCA, SimCloud, provider_ca
+from cloud import ProviderCA
 from cryptography import x509
 from cutting import cut_after, cut_everywhere
 from desk import Desk, refusal
@@ -82,14 +81,18 @@ def test_issuing_by_csr(desk: Desk) -> None:
     assert desk.ca().public_key() == desk.public_key()
 
 
-@pytest.mark.parametrize("act", ["rotate", "retire"])
-def test_a_ca_goes_out_of_service(desk: Desk, act: str, cloud: SimCloud, ca: ProviderCA) -> None:
-    if act == "rotate":
-        registered(desk, "old.json", ca)
-        registered(desk, "registration.json", provider_ca(cloud))
-    else:
-        registered(desk, "registration.json", ca)
-    complete(desk, desk.write(act))
+def test_a_new_ca_takes_the_old_one_s_place(desk: Desk, ca: ProviderCA) -> None:
+    registered(desk, "old.json", ca)
+    complete(desk, desk.write("rotate by key"))
+    assert desk.ca().public_key() == desk.public_key()  # one pair of this name, or this raises
+    assert (desk.described(), desk.described(ca.id)) == (("ACTIVE", "ENABLE"), ("INACTIVE", "DISABLE"))
+    assert cas_of(desk, desk.ca().subject) == 1
+    assert acts_on_record(desk) == ["rotate"]
+
+
+def test_a_ca_goes_out_of_service(desk: Desk, ca: ProviderCA) -> None:
+    registered(desk, "registration.json", ca)
+    complete(desk, desk.write("retire"))
     assert desk.described(ca.id) == ("INACTIVE", "DISABLE")
 
 

@@ -114,6 +114,47 @@ def test_it_waits_for_open_orders_and_for_units_and_goes_on_when_there_are_none(
     assert len(desk.minutes(act)["sittings"]) == 3
 
 
+def test_the_new_ca_is_in_service_beside_the_old_one_while_that_waits(
+    *, desk: Desk, station: SqliteLedger, ca: ProviderCA, tmp_path: Path
+) -> None:
+    registered(desk, "old.json", ca)
+    Line(station, ca, tmp_path / "devices").run("SN-1")
+    file = desk.write("rotate by key")
+    assert not desk.go_on(file)
+    assert [desk.described(), desk.described(ca.id)] == [IN_SERVICE, IN_SERVICE]
+    made = desk.ca().public_key()
+    station.close_order("WO-1", "linh")
+    assert desk.go_on(file)
+    assert [desk.described(), desk.described(ca.id)] == [IN_SERVICE, OUT]
+    assert desk.ca().public_key() == made == desk.public_key()
+    minutes = desk.minutes("rotate")
+    assert (minutes["aws"]["id"], minutes["aws"]["new id"]) == (ca.id, desk.registration()["ca_certificate_id"])
+    assert minutes["token"]["attributes"]["LOCAL"]
+    assert set(minutes["outputs"]) == {"ca.pem", "registration.json"}
+
+    new = desk.registration()["ca_certificate_id"]
+    desk.undo("rotate by key")
+    assert [desk.described(new), desk.described(ca.id)] == [IN_SERVICE, IN_SERVICE]
+    assert desk.said[-1].endswith("to rotate again, name the new CA's registration")
+
+
+def test_what_is_wrong_with_a_rotation_is_told_before_a_key_is_made(desk: Desk, ca: ProviderCA) -> None:
+    registered(desk, "old.json", ca)
+    old = json.loads((desk.folder / "old.json").read_text())
+    elsewhere, unknown = {"endpoint": "other.iot.us-east-1.amazonaws.com"}, {"ca_certificate_id": "0" * 64}
+    for wrong, fault in ((elsewhere, Fault.WRONG_ACCOUNT), (unknown, Fault.CA_UNKNOWN_HERE)):
+        (desk.folder / "old.json").write_text(json.dumps({**old, **wrong}))
+        refusal(lambda: desk.perform("rotate by key"), fault)
+        assert desk.public_key() is None
+    (desk.folder / "old.json").write_text(json.dumps(old))
+    desk.cloud.troubles(api={"RegisterCACertificate": "LimitExceededException"})
+    refusal(lambda: desk.perform("rotate by key"), Fault.CA_SUBJECT_FULL)
+    made = desk.public_key()
+    desk.cloud.troubles()
+    assert desk.perform("rotate by key"), "with the key that is there"
+    assert desk.ca().public_key() == made
+
+
 def test_a_unit_that_was_made_again_waits_under_its_later_certificate_alone(
     desk: Desk, station: SqliteLedger, ca: ProviderCA, cloud: SimCloud, tmp_path: Path
 ) -> None:

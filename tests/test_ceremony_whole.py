@@ -107,11 +107,11 @@ def test_a_rehearsal_plays_the_production_s_files_and_touches_nothing_of_it(
 ) -> None:
     monkeypatch.setattr(os, "environ", {**os.environ, "AWS_PROFILE": "production", "TMPDIR": str(tmp_path)})
     shutil.copytree(ROOT / "config" / "ceremony", tmp_path / "ceremony")
-    acts = [str(tmp_path / "ceremony" / f"{name}.yaml") for name in ("seal", "issuing", "register", "retire")]
+    acts = [str(tmp_path / "ceremony" / f"{name}.yaml") for name in ("seal", "issuing", "register", "rotate", "retire")]
     scratch = tmp_path / "scratch"
     assert main(["ceremony", *acts, "--rehearse", "--scratch", str(scratch), "--yes"]) == 0
     said = capsys.readouterr().out
-    assert said.count("REHEARSAL of the act") == 4
+    assert said.count("REHEARSAL of the act") == 5
     assert "the root's owner, who is simulated" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ceremony", "scratch"]
     assert {path.name for path in (tmp_path / "ceremony").iterdir()} == {

@@ -115,7 +115,9 @@ def undo(act: AnyAct, file: Path, people: People) -> None:
     make_folder(journal.aside)
     _close(act, session, f"undo {act.act}", journal.aside)
     journal.put_aside()
-    people.say(f"undone; outputs and minutes of both are in {journal.aside}; the same file may be performed anew")
+    made = "key_wanted" in journal.facts  # a rotation's: the token holds a key of this name
+    again = "to rotate again, name the new CA's registration" if made else "the same file may be performed anew"
+    people.say(f"undone; outputs and minutes of both are in {journal.aside}; {again}")
 
 
 def _journal(act: AnyAct, file: Path) -> Journal:

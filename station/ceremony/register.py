@@ -53,21 +53,14 @@ def perform(act: RegisterAct, session: Session) -> bool:
         _register(act, certificate, session)
     session.evidence["aws"] = journal.facts["aws"]
     journal.write_output("registration", journal.kept("registration"))
-    session.step("written", f"what the station needs to know is written: {act.outputs.registration}")
+    session.step("registration written", f"what the station needs to know is written: {act.outputs.registration}")
     return True
 
 
 def _register(act: RegisterAct, certificate: x509.Certificate, session: Session) -> None:
     journal = session.journal
-    template = _template(act.template) if act.template else None
-    registry = CaRegistry(act.region, api_url=act.simulator.api_url if act.simulator else None)
-    endpoint = registry.data_endpoint()
-    if act.endpoint and endpoint != act.endpoint:
-        raise FaultError(
-            Fault.WRONG_ACCOUNT,
-            f"units of these AWS credentials in {act.region} connect to {endpoint}, the file says {act.endpoint};"
-            " nothing was registered",
-        )
+    template, endpoint = look_ahead(act)
+    registry = _registry(act)
     session.step("endpoint", f"the units' endpoint is {endpoint}")
     with signers_of(act, KeyUri.parse(act.key)) as signers:
         journal.add(token=signers.describe())
@@ -81,13 +74,34 @@ def _register(act: RegisterAct, certificate: x509.Certificate, session: Session)
     try:
         found = registry.register_ca(to_pem(certificate), verification, act.tags, template)
     except FaultError as error:
-        if error.fault in _REFUSED:
-            journal.forget()  # AWS IoT took nothing: a corrected file begins anew
+        if error.fault in _REFUSED and "key_wanted" not in journal.facts:
+            journal.forget()  # AWS IoT took nothing, and no key was made: a corrected file begins anew
         raise
     _refuse_half(found)
     session.step("registered", f"the CA is registered: {found}")
     journal.add(aws={**asdict(found), "region": act.region, "endpoint": endpoint})
     journal.keep("registration", lambda: _text(act, found, endpoint))
+
+
+def look_ahead(act: RegisterAct) -> tuple[tuple[str, str] | None, str]:
+    """What can be known without a key: the provisioning template, and the units' endpoint in the account that is meant.
+
+    Raises:
+        FaultError: `Fault.CONFIG`, `Fault.WRONG_ACCOUNT`; what AWS has against being asked.
+    """
+    template = _template(act.template) if act.template else None
+    endpoint = _registry(act).data_endpoint()
+    if act.endpoint and endpoint != act.endpoint:
+        raise FaultError(
+            Fault.WRONG_ACCOUNT,
+            f"units of these AWS credentials in {act.region} connect to {endpoint}, the file says {act.endpoint};"
+            " nothing was registered",
+        )
+    return template, endpoint
+
+
+def _registry(act: RegisterAct) -> CaRegistry:
+    return CaRegistry(act.region, api_url=act.simulator.api_url if act.simulator else None)
 
 
 def undo(act: RegisterAct, session: Session) -> None:
@@ -96,7 +110,7 @@ def undo(act: RegisterAct, session: Session) -> None:
     One that AWS IoT knew before the act is only put back as it was.
     """
     certificate = load_ca_certificate(act.certificate)
-    registry = CaRegistry(act.region, api_url=act.simulator.api_url if act.simulator else None)
+    registry = _registry(act)
     name, before = certificate_id(certificate), session.journal.facts.get("known_before")
     session.evidence["aws"] = {"region": act.region, "id": name}
     if registry.describe_ca(name) is None:

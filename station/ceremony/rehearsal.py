@@ -17,10 +17,22 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
+from station.aws import CaRegistry
 from station.ca import issuing_certificate, self_signed_root
 from station.ceremony import People, perform, plan
+from station.ceremony.journal import now
 from station.ceremony.lint import throw_away_key
-from station.config.acts import AnyAct, ByCsr, ImportAct, IssuingAct, RegisterAct, load_ceremony
+from station.ceremony.registration import Registration
+from station.config.acts import (
+    AnyAct,
+    ByCsr,
+    ImportAct,
+    IssuingAct,
+    RegisterAct,
+    RetireAct,
+    RotateAct,
+    load_ceremony,
+)
 from station.config.guards import REHEARSAL
 from station.faults import Fault, FaultError
 from station.hsm.uri import KeyUri
@@ -74,7 +86,7 @@ def rehearse(
             people.say(line)
         if not agreed():
             return False
-        _stand_in_before(act, rehearsed, folder)
+        _stand_in_before(act, rehearsed, folder, cloud)
         if not perform(rehearsed, staged, people):
             if not _stand_in_between(rehearsed, folder):
                 return False
@@ -87,8 +99,9 @@ def _staged(file: Path, act: AnyAct, folder: Path, simulation: Simulation, cloud
     """The act's file with the stage's token, cloud and folders in it."""
     values: dict[str, Any] = _moved(act.model_dump(exclude_none=True), folder, simulation)
     values |= {"rehearsal": True, "state": str(folder / "state")}
-    if "subject" in values:
-        values["subject"]["common_name"] = _marked(values["subject"]["common_name"])
+    for named in (values, values.get("new", {})):
+        if "subject" in named:
+            named["subject"]["common_name"] = _marked(named["subject"]["common_name"])
     if "simulator" in type(act).model_fields:
         values["simulator"] = {"api_url": cloud["api_url"]}
     if values.pop("line", None):  # no PostgreSQL stands on the stage: one more empty ledger answers for it
@@ -121,7 +134,7 @@ def _marked(name: str) -> str:
     return name if REHEARSAL in name else f"{name[: _MAX_NAME - len(REHEARSAL) - 1]} {REHEARSAL}"
 
 
-def _stand_in_before(act: AnyAct, rehearsed: AnyAct, folder: Path) -> None:
+def _stand_in_before(act: AnyAct, rehearsed: AnyAct, folder: Path, cloud: Mapping[str, Any]) -> None:
     """What others bring to the act, and what it asks: made for the occasion, or copied where it is no secret."""
     match rehearsed:
         case ImportAct():
@@ -132,14 +145,16 @@ def _stand_in_before(act: AnyAct, rehearsed: AnyAct, folder: Path) -> None:
             rehearsed.root.certificate.write_bytes(_root(key, "Offline Root").public_bytes(Encoding.PEM))
         case RegisterAct() if rehearsed.template and isinstance(act, RegisterAct) and act.template:
             rehearsed.template.body.write_bytes(act.template.body.read_bytes())
+        case RotateAct(old=old) | RetireAct(registration=old) if not old.exists():
+            _bring_registration(old, cloud)
     for path in getattr(rehearsed, "ledgers", ()):
         _bring_ledger(path)
-    for name in ("certificate", "old", "new", "registration"):
-        wanted = getattr(rehearsed, name, None)
-        if isinstance(wanted, Path) and not wanted.exists():
+    new = getattr(rehearsed, "new", None)
+    for wanted in (getattr(rehearsed, "certificate", None), getattr(new, "registration", None)):
+        if wanted is not None and not wanted.exists():
             raise FaultError(
                 Fault.CEREMONY,
-                f"{getattr(act, name)} is what another act makes; rehearse that one first, in the same command",
+                f"{wanted.name} is what another act makes; rehearse that one first, in the same command",
             )
 
 
@@ -190,6 +205,23 @@ def _root(key: PrivateKey, name: str) -> x509.Certificate:
         number=x509.random_serial_number(),
         not_before=datetime.now(UTC).replace(microsecond=0),
     )
+
+
+def _bring_registration(path: Path, cloud: Mapping[str, Any]) -> None:
+    """A CA that has been in service, whose key is nobody's."""
+    pem = _root(throw_away_key(KeyType.P256), "Old CA").public_bytes(Encoding.PEM).decode()
+    found = CaRegistry(cloud["region"], api_url=cloud["api_url"]).register_ca(pem, None)
+    said = Registration(
+        ca_certificate_id=found.id,
+        ca_certificate_arn=found.arn,
+        region=cloud["region"],
+        mode="SNI_ONLY",
+        endpoint=cloud["endpoint"],
+        registered_at=now(),
+        rehearsal=True,
+        simulator=cloud["api_url"],
+    )
+    path.write_text(said.model_dump_json(indent=2) + "\n")
 
 
 def _bring_ledger(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Acts `rotate` and `retire`: a CA goes out of service, when nothing waits for it any more.
+"""Acts `rotate` and `retire`: a CA goes out of service when nothing waits for it; `rotate` makes a new one before.
 
 Units that are ACTIVE are not touched: an INACTIVE CA registers no new certificate, and that is all (AWS IoT developer
 guide, "Deactivate a CA certificate").
@@ -10,10 +10,20 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from station.aws import CaRecord, CaRegistry
+from station.ceremony import register, root
 from station.ceremony.journal import now
 from station.ceremony.registration import Registration, load_registration
 from station.ceremony.session import Session
-from station.config.acts import RetireAct, RotateAct
+from station.config.acts import (
+    CertificateOutputs,
+    NewByKey,
+    NewByRegistration,
+    RegisterAct,
+    RegisterOutputs,
+    RetireAct,
+    RootAct,
+    RotateAct,
+)
 from station.config.settings import Simulator
 from station.faults import Fault, FaultError
 from station.ledger.readers import ledger_reader, line_reader
@@ -29,7 +39,7 @@ def plan(act: RotateAct | RetireAct) -> list[str]:
     match act:
         case RotateAct():
             return [
-                f"see that the new CA ({act.new}) is ACTIVE with auto-registration on",
+                *_plan_new(act),
                 asked + f" (old CA: {act.old})",
                 "set the old CA INACTIVE, auto-registration off; units that are ACTIVE go on",
             ]
@@ -42,16 +52,68 @@ def plan(act: RotateAct | RetireAct) -> list[str]:
             ]
 
 
+def _plan_new(act: RotateAct) -> list[str]:
+    if isinstance(act.new, NewByRegistration):
+        return [f"see that the new CA ({act.new.registration}) is ACTIVE with auto-registration on"]
+    return [
+        *root.plan(_root_act(act, act.new)),
+        f"register it in the old CA's account and region, mode {act.new.mode}, active, auto-registration on",
+        f"read the registration back, and write it to {act.outputs.registration}",
+    ]
+
+
 def perform_rotate(act: RotateAct, session: Session) -> bool:
     """Perform it; returns False while something waits for the old CA."""
-    old, new = (_registration(path, rehearsal=act.rehearsal) for path in (act.old, act.new))
+    old = _registration(act.old, rehearsal=act.rehearsal)
+    new = _new(act, old, session)
     if old.ca_certificate_id == new.ca_certificate_id:
-        raise FaultError(Fault.CEREMONY, f"{act.old} and {act.new} register the same CA")
+        raise FaultError(Fault.CEREMONY, "old and new are registrations of the same CA")
     found = _known(_registry(new, act.simulator), new)
     if (found.status, found.auto_registration) != ("ACTIVE", "ENABLE"):
         raise FaultError(Fault.CA_NOT_ACCEPTING, f"the new {found}")
     session.step("new", f"the new {found}")
-    return _put_out(act, old, session)
+    out = _put_out(act, old, session)
+    session.evidence["aws"]["new id"] = new.ca_certificate_id
+    return out
+
+
+def _new(act: RotateAct, old: Registration, session: Session) -> Registration:
+    """The new CA's registration: brought along, or made and registered here by what `root` and `register` do."""
+    if isinstance(act.new, NewByRegistration):
+        return _registration(act.new.registration, rehearsal=act.rehearsal)
+    register_act = _register_act(act, act.new, old)
+    if not session.journal.committed:  # all that can be known before there is a key
+        _known(_registry(old, act.simulator), old)
+        register.look_ahead(register_act)
+    root.perform(_root_act(act, act.new), session)
+    register.perform(register_act, session)
+    return _registration(register_act.outputs.registration, rehearsal=act.rehearsal)
+
+
+def _root_act(act: RotateAct, new: NewByKey) -> RootAct:
+    outputs = CertificateOutputs.model_construct(minutes=act.outputs.minutes, certificate=act.outputs.certificate)
+    return RootAct.model_construct(
+        act="root",
+        rehearsal=act.rehearsal,
+        state=act.state,
+        outputs=outputs,
+        **{name: getattr(new, name) for name in ("key", "pin", "key_type", "subject", "validity_days", "path_length")},
+    )
+
+
+def _register_act(act: RotateAct, new: NewByKey, old: Registration) -> RegisterAct:
+    outputs = RegisterOutputs.model_construct(minutes=act.outputs.minutes, registration=act.outputs.registration)
+    return RegisterAct.model_construct(
+        act="register",
+        rehearsal=act.rehearsal,
+        state=act.state,
+        simulator=act.simulator,
+        certificate=act.outputs.certificate,
+        region=old.region,
+        endpoint=old.endpoint,
+        outputs=outputs,
+        **{name: getattr(new, name) for name in ("key", "pin", "mode", "tags", "template")},
+    )
 
 
 def perform_retire(act: RetireAct, session: Session) -> bool:
@@ -76,6 +138,8 @@ def undo(act: RotateAct | RetireAct, session: Session) -> None:
     session.journal.add(undo_began=now())
     registry.switch_ca(registration.ca_certificate_id, on=True)
     session.step("undone", f"back in service: {_known(registry, registration)}")
+    if isinstance(act, RotateAct):
+        session.step("new stays", "the new CA stays registered; the act retire takes it out of service")
 
 
 def _put_out(act: RotateAct | RetireAct, registration: Registration, session: Session) -> bool:

@@ -180,24 +180,33 @@ class Template(Strict):
     role_arn: Annotated[str, Field(pattern=r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]{1,512}$")]
 
 
-class RegisterAct(TokenAct):
+class Registered(Strict):
+    """What AWS IoT is told of a CA beside its certificate."""
+
+    mode: Literal["DEFAULT", "SNI_ONLY"] = "DEFAULT"
+    tags: Annotated[Mapping[_TagKey, _TagValue], Field(max_length=50)] = {}
+    template: Template | None = None
+
+    @model_validator(mode="after")
+    def _own_tags(self) -> Registered:
+        if any(key.lower().startswith("aws:") for key in self.tags):
+            raise ValueError("a tag's key must not begin with aws: (AWS keeps those for itself)")
+        return self
+
+
+class RegisterAct(TokenAct, Registered):
     """Make AWS IoT know the CA: proof of possession, active, auto-registration on."""
 
     act: Literal["register"]
     certificate: FilePath
     region: _Region
-    mode: Literal["DEFAULT", "SNI_ONLY"] = "DEFAULT"
     endpoint: Annotated[str, Field(pattern=r"^[a-z0-9.-]{1,253}$")] | None = None
-    tags: Annotated[Mapping[_TagKey, _TagValue], Field(max_length=50)] = {}
-    template: Template | None = None
     simulator: Simulator | None = None
     outputs: RegisterOutputs
 
     @model_validator(mode="after")
     def _all_or_nothing(self) -> RegisterAct:
         _at_a_simulator(self.simulator, rehearsal=self.rehearsal)
-        if any(key.lower().startswith("aws:") for key in self.tags):
-            raise ValueError("a tag's key must not begin with aws: (AWS keeps those for itself)")
         if self.endpoint and not self.rehearsal and (problem := endpoint_problem(self.endpoint, self.region)):
             raise ValueError(f"endpoint {problem}")
         return self
@@ -218,19 +227,50 @@ class WaitingAct(ActFile):
         return len(self.ledgers) + (self.line is not None)
 
 
+class RotateOutputs(MinutesOutput):
+    """What the act leaves; ``certificate`` and ``registration`` where it makes the new CA."""
+
+    certificate: FilePath | None = None
+    registration: FilePath | None = None
+
+
+class NewByKey(Registered):
+    """The act makes the new CA: its key in the token, certified by itself, registered beside the old one."""
+
+    by: Literal["key"]
+    key: KeyUriText
+    pin: Pin
+    key_type: KeyType
+    subject: Subject
+    validity_days: _Days
+    path_length: Annotated[int, Field(ge=0, le=2)] = 0
+
+
+class NewByRegistration(Strict):
+    """The new CA was made and registered by acts of its own: an import, or an issuing CA under an offline root."""
+
+    by: Literal["registration"]
+    registration: FilePath
+
+
 class RotateAct(WaitingAct):
     """Put a new CA in the place of an old one, which goes out of service when nothing waits for it any more."""
 
     act: Literal["rotate"]
     old: FilePath
-    new: FilePath
+    new: Annotated[NewByKey | NewByRegistration, Field(discriminator="by")]
     simulator: Simulator | None = None
-    outputs: MinutesOutput
+    outputs: RotateOutputs
 
     @model_validator(mode="after")
     def _two(self) -> RotateAct:
         _at_a_simulator(self.simulator, rehearsal=self.rehearsal)
-        if self.old == self.new:
+        made = isinstance(self.new, NewByKey)
+        if {self.outputs.certificate is not None, self.outputs.registration is not None} != {made}:
+            raise ValueError("outputs.certificate and outputs.registration stand with `by: key`, and only there")
+        if isinstance(self.new, NewByKey):
+            _says_what_it_is(self.new.subject.common_name, rehearsal=self.rehearsal)
+        elif self.new.registration == self.old:
             raise ValueError("old and new are the same registration")
         if not self.asks:
             raise ValueError("needs `ledgers`, `line` or both: who else knows what waits for the old CA?")
