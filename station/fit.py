@@ -37,7 +37,9 @@ def check(config: Config) -> None:
         for product in config.products.values()
         for text in misfits(product, family(product.driver).limits(product.options), authority.largest(product), roots)
     ]
-    found += [f"{product.name}: {text}" for product in config.products.values() for text in _images(product)]
+    for product in config.products.values():
+        found += [f"{product.name}: {text}" for text in _images(product)]
+        found += [f"{product.name}: its certificate {text}" for text in authority.try_out(product)]
     if found:
         raise FaultError(Fault.PRODUCT_UNFIT, "; ".join(found))
 

@@ -20,8 +20,8 @@ from tokens import PIN, Token
 
 from station import ceremony
 from station.ca import load_ca_certificate, self_signed_root
+from station.ca.lint import throw_away_key
 from station.ceremony import People
-from station.ceremony.lint import throw_away_key
 from station.config import load_ceremony
 from station.faults import Fault, FaultError
 from station.hsm.signers import find_public_key

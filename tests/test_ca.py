@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokens import Token
 
-from station.ca import CertificateAuthority, load_ca_certificate, self_signed_root, verification_certificate
+from station.ca import CertificateAuthority, load_ca_certificate, self_signed_root, signing, verification_certificate
 from station.ca.requests import checked_key
 from station.faults import Blame, Fault, FaultError
 from station.hsm.keys import token_key
@@ -90,6 +91,7 @@ def test_a_unit_s_certificate_is_to_the_profile(ca_type: KeyType, key_type: KeyT
     root = make_root(signer)
     authority = CertificateAuthority(root, signer, lambda: NOW)
     authority.prove()
+    assert authority.try_out(product(key_type)) == []
     leaf, above = authority.issue(csr(key), "SN-1", product(key_type), NUMBER)
     assert above == root
     assert leaf.version is x509.Version.v3
@@ -122,6 +124,20 @@ def test_a_unit_s_certificate_is_to_the_profile(ca_type: KeyType, key_type: KeyT
     ]
     done = subprocess.run([*command, str(tmp_path / "leaf")], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_certificate_that_breaks_a_rule_is_found_before_the_first_unit_and_never_leaves(
+    authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = product()
+    padded = replace(plain, profile=replace(plain.profile, organization="Example "))
+    assert "padded" in "".join(authority.try_out(padded))
+    request = csr(make_key(KeyType.P256))
+    assert "padded" in refusal(lambda: authority.issue(request, "SN-1", padded, NUMBER), Fault.CERTIFICATE_LINT)
+    usage = signing.key_usage(encipherment=True)
+    monkeypatch.setattr(signing, "key_usage", lambda **_: usage)
+    assert "keyEncipherment" in "".join(authority.try_out(plain))
+    refusal(lambda: authority.issue(request, "SN-1", plain, NUMBER), Fault.CERTIFICATE_LINT)
 
 
 def test_nothing_of_the_csr_but_its_key_is_taken(authority: CertificateAuthority) -> None:

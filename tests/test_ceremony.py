@@ -146,6 +146,14 @@ class TestImport:
         assert any("keyUsage" in finding for finding in minutes["findings"])
         assert b"geheim" not in b"".join(file.read_bytes() for file in desk.folder.glob("minutes*"))
 
+    @pytest.mark.parametrize("key_type", ["p384", "rsa3072", "rsa4096"])
+    def test_every_other_kind_of_key_is_taken_in_and_proved(self, desk: Desk, key_type: str) -> None:
+        kind, size = (EC, "P-384") if key_type == "p384" else (RSA, key_type.removeprefix("rsa"))
+        old_ca(desk, key=(*kind[:2], f"{kind[2].partition(':')[0]}:{size}"))
+        assert desk.perform("import")
+        assert KeyType.of(desk.ca().public_key()) is KeyType(key_type)
+        assert desk.ca().public_key() == desk.public_key()
+
     def test_whether_the_file_is_destroyed_is_the_operator_s_to_say_and_is_looked_at(self, desk: Desk) -> None:
         old_ca(desk)
         desk.destroyed = True

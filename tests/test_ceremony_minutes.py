@@ -16,9 +16,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from desk import Desk, refusal
 from pkilint.bin import lint_pkix_cert
 
-from station.ca import CertificateAuthority, issuing_certificate, self_signed_root, verification_certificate
-from station.ceremony import lint, minutes
-from station.ceremony.lint import Kind
+from station.ca import CertificateAuthority, issuing_certificate, lint, self_signed_root, verification_certificate
+from station.ca.lint import Kind
+from station.ceremony import minutes
 from station.faults import Fault
 from station.model import KeyOrigin, KeyType, Product, Profile
 

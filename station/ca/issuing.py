@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from station.ca import lint
 from station.ca.requests import checked_key
 from station.ca.signing import Clock, algorithm_of, now, profiled, signed
 from station.faults import Fault, FaultError
@@ -87,7 +88,7 @@ class CertificateAuthority:
 
         Raises:
             FaultError: `CSR_INVALID`, `CSR_SUBJECT`, `KEY_TYPE`, `KEY_WEAK` (the unit's); `CA_EXPIRES`, `CA_OUTPUT`,
-                or any C fault of the token.
+                `CERTIFICATE_LINT`, or any C fault of the token.
         """
         if not SERIAL.fullmatch(subject):
             raise FaultError(Fault.CONFIG, f"the client id {subject!r} is not of the form {SERIAL.pattern}")
@@ -99,7 +100,21 @@ class CertificateAuthority:
         builder = builder.serial_number(number).not_valid_before(before).not_valid_after(after)
         leaf = signed(builder, self._key, self._certificate)
         _same_as_asked(leaf, public, number, (before, after))
+        lint.refuse(leaf, self._certificate, lint.Kind.UNIT)
         return self.chain(leaf)
+
+    def try_out(self, product: Product) -> list[str]:
+        """What is wrong with the certificates that ``product`` would get, by one of throw-away keys; none is right."""
+        own, key = self._certificate, lint.throw_away_key(KeyType.P256)
+        above = x509.CertificateBuilder(own.subject, own.subject, key.public_key(), x509.random_serial_number())
+        above = above.not_valid_before(own.not_valid_before_utc).not_valid_after(own.not_valid_after_utc)
+        above = above.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        stand_in = signed(above, key, None)
+        before, after = self._validity(product.profile)
+        subject = product.client_id.format(serial="S")
+        builder = profiled(_any_key(product.key_type), subject, product.profile, stand_in)
+        builder = builder.serial_number(_NUMBERS[-1]).not_valid_before(before).not_valid_after(after)
+        return lint.findings(signed(builder, key, stand_in), stand_in, lint.Kind.UNIT)
 
     def largest(self, product: Product) -> tuple[x509.Certificate, ...]:
         """A chain as long as one of ``product`` can be, under a signature of zeros: to measure, never to leave.
@@ -129,9 +144,8 @@ class CertificateAuthority:
 
 def _same_as_asked(leaf: x509.Certificate, public: PublicKey, number: int, validity: tuple[datetime, datetime]) -> None:
     """The certificate as parsed is the one that was meant."""
-    constraints = leaf.extensions.get_extension_for_class(x509.BasicConstraints).value
     got = (leaf.not_valid_before_utc, leaf.not_valid_after_utc)
-    if leaf.public_key() != public or leaf.serial_number != number or got != validity or constraints.ca:
+    if leaf.public_key() != public or leaf.serial_number != number or got != validity:
         raise FaultError(Fault.CA_OUTPUT, f"certificate {number:x} came out otherwise than asked")
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from cryptography import x509
 
-from station.ca import CertificateAuthority, issuing_key, load_ca_certificate
-from station.ceremony import lint
+from station.ca import CertificateAuthority, issuing_key, lint, load_ca_certificate
 from station.ceremony.root import to_pem
 from station.ceremony.session import Session, own_key, pin_source, signers_of
 from station.config.acts import ImportAct

@@ -14,10 +14,10 @@ from station.ca import (
     authority_name,
     authority_request,
     issuing_certificate,
+    lint,
     load_ca_certificate,
     self_signed_root,
 )
-from station.ceremony import lint
 from station.ceremony.journal import now
 from station.ceremony.root import to_pem
 from station.ceremony.session import Session, latch_of, own_key, own_public, pin_source, signers_of

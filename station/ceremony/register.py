@@ -10,8 +10,7 @@ from typing import Any
 from cryptography import x509
 
 from station.aws import CaRecord, CaRegistry
-from station.ca import CertificateAuthority, load_ca_certificate, self_signed_root, verification_certificate
-from station.ceremony import lint
+from station.ca import CertificateAuthority, lint, load_ca_certificate, self_signed_root, verification_certificate
 from station.ceremony.journal import now
 from station.ceremony.root import to_pem
 from station.ceremony.session import Session, signers_of

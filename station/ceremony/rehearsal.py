@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from station.aws import CaRegistry
 from station.ca import issuing_certificate, self_signed_root
+from station.ca.lint import throw_away_key
 from station.ceremony import People, perform, plan
 from station.ceremony.journal import now
-from station.ceremony.lint import throw_away_key
 from station.ceremony.registration import Registration
 from station.config.acts import (
     AnyAct,

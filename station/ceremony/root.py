@@ -7,8 +7,7 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from station.ca import self_signed_root
-from station.ceremony import lint
+from station.ca import lint, self_signed_root
 from station.ceremony.journal import now
 from station.ceremony.session import Session, own_key, own_public, signers_of
 from station.config.acts import RootAct

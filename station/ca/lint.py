@@ -1,7 +1,7 @@
 """Looks a certificate over before it is given out: RFC 5280, and the profile of this house (the design's jitr.md).
 
-What the act makes is looked over twice: made with a throw-away key first, so that a mistake in the file costs no
-signature of the CA's, and again as it came out of the token.
+What is made is looked over twice: made with a throw-away key first (an act's at once, a product's at the station's
+start), so that a mistake in the settings costs no signature of the CA's, and again as it came out of the token.
 """
 
 from __future__ import annotations
