@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from station.faults import Fault, FaultError
-from station.ledger import SqliteLedger
+from station.ledger import SqliteLedger, identity
 from station.ledger.store import migrate
 from station.model import (
     KeyOrigin,
@@ -208,6 +208,7 @@ def taken_back(path: Path, version: str) -> None:
             if name not in there and not name.startswith("sqlite_"):
                 file.execute(f"DROP {kind} {name}")
         file.execute("UPDATE alembic_version SET version_num = ?", (version,))
+    identity.mark_of(path).unlink(missing_ok=True)
 
 
 def command(code: str, path: Path) -> list[str]:

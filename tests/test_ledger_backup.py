@@ -78,7 +78,7 @@ def test_what_is_restored_is_the_backup_and_says_so(make_ledger: MakeLedger, led
     ledger.dispose()
     for ending in ("", "-wal"):
         shutil.copy(tmp_path / f"crashed{ending}", f"{ledger_path}{ending}")
-    replaced = restore(kept_safe, tmp_path, "linh")
+    replaced = restore(kept_safe, tmp_path, "linh", "s1")
     again = make_ledger()
     assert again.unit_history("SN-2") == []
     assert rows(ledger_path, "SELECT seq, restored_by FROM restorations") == [(links, "linh")]
@@ -93,7 +93,7 @@ def test_a_first_restore_needs_no_ledger_to_replace(ledger: SqliteLedger, tmp_pa
     state = tmp_path / "new machine"
     state.mkdir()
     backup(ledger.store.path, tmp_path / "b.sqlite")
-    assert restore(tmp_path / "b.sqlite", state, "linh") is None
+    assert restore(tmp_path / "b.sqlite", state, "linh", "s1") is None
     assert verify.ledger_file(state / _LEDGER).findings == []
 
 
@@ -102,7 +102,7 @@ def test_nothing_is_restored_over_a_running_station(ledger: SqliteLedger, tmp_pa
     with (tmp_path / "station.lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # as `station.daemon` does
         with pytest.raises(FaultError) as error:
-            restore(tmp_path / "b.sqlite", tmp_path, "linh")
+            restore(tmp_path / "b.sqlite", tmp_path, "linh", "s1")
     assert error.value.fault is Fault.ALREADY_RUNNING
     assert rows(ledger.store.path, "SELECT * FROM restorations") == []
 
@@ -116,7 +116,7 @@ def test_a_backup_that_was_changed_is_not_restored(ledger: SqliteLedger, tmp_pat
         connection.execute("UPDATE orders SET quantity = 11")
     before = ledger.store.path.read_bytes()
     with pytest.raises(FaultError, match="does not verify") as error:
-        restore(bad, tmp_path, "linh")
+        restore(bad, tmp_path, "linh", "s1")
     assert error.value.fault is Fault.RESTORE_REFUSED
     assert ledger.store.path.read_bytes() == before
 
@@ -140,25 +140,45 @@ def test_a_station_whose_record_is_gone_does_not_begin_anew_by_itself(
             make_ledger()
         assert error.value.fault is Fault.LEDGER_GONE
         assert not ledger_path.exists() or not ledger_path.stat().st_size
-    restore(kept_safe, tmp_path, "linh")
+    restore(kept_safe, tmp_path, "linh", "s1")
     assert [found.outcome for found in make_ledger().unit_history("SN-1")] == ["PASS"]
 
 
-def test_another_ledger_in_its_place_is_refused_as_a_ledger_and_as_a_backup(
+def test_another_ledger_in_its_place_is_refused_and_so_is_an_older_copy(
     make_ledger: MakeLedger, ledger_path: Path, tmp_path: Path
 ) -> None:
-    make_ledger().dispose()
+    ledger = make_ledger()
+    ledger.dispose()
+    older = Path(shutil.copy(ledger_path, tmp_path / "older.sqlite"))
+    ledger = make_ledger()
+    ledger.add_order(production(), "linh")
+    whole_run(ledger, unit("SN-1"))
+    ledger.store.mark()  # as the keeper does each minute
+    ledger.dispose()
+    ledger = make_ledger()
+    ledger.dispose()
+    newest = Path(shutil.copy(ledger_path, tmp_path / "newest.sqlite"))
     other = tmp_path / "other" / "ledger.sqlite"
     other.parent.mkdir()
     open_ledger(other).dispose()
-    with pytest.raises(FaultError) as error:
-        restore(other, tmp_path, "linh")
+    for file, said in ((other, "is another ledger than was here"), (older, "is older than the ledger that was here")):
+        shutil.copy(file, ledger_path)
+        with pytest.raises(FaultError, match=said) as error:
+            make_ledger()
+        assert error.value.fault is Fault.LEDGER_GONE
+    with pytest.raises(FaultError, match="is of station s1, this is s2") as error:
+        restore(newest, tmp_path, "linh", "s2")
     assert error.value.fault is Fault.RESTORE_REFUSED
+    restore(older, tmp_path, "linh", "s1")  # a person may, and is on record for it
+    assert make_ledger().unit_history("SN-1") == []
+
+
+def test_a_damaged_mark_keeps_no_whole_ledger_from_its_work(make_ledger: MakeLedger, ledger_path: Path) -> None:
     make_ledger().dispose()
-    shutil.copy(other, ledger_path)
-    with pytest.raises(FaultError, match="another ledger than was here") as error:
-        make_ledger()
-    assert error.value.fault is Fault.LEDGER_GONE
+    mark = ledger_path.with_name("ledger.sqlite.mark")
+    mark.chmod(0o640)
+    mark.write_bytes(b"\xff\x00 1 2\n\n7\n")
+    make_ledger().dispose()
 
 
 def test_only_a_person_begins_a_new_record_and_it_says_so_for_ever(

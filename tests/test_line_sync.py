@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import threading
 import time
@@ -374,9 +375,10 @@ def test_a_restored_station_goes_on_and_what_it_lost_still_counts(
     backup(one.store.path, tmp_path / "b.sqlite")
     assert build(one, "LOST", 3) == 3
     line.sync(one, "s1").round()
-    restore(tmp_path / "b.sqlite", state, "linh")
+    restore(tmp_path / "b.sqlite", state, "linh", "s1")
     one.dispose()
-    (state / "ledger.sqlite").replace(one.store.path)
+    shutil.copy(state / "ledger.sqlite", one.store.path)  # into the same file, which the station's parts hold open
+    one.store.path.with_name(f"{one.store.path.name}-wal").unlink(missing_ok=True)
     line.sync(one, "s1", block=6).round()
     assert refused(lambda: admitted(one, unit("LOST-1"))) is Fault.ALREADY_PASSED
     assert build(one, "SN-NEW", 9) == 2

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from station.ledger.verify import Verdict
 
 _VERIFY = """\
-FILE may be a ledger, a copy of one, an export or an archive; no settings are needed then, nor a station.
+FILE may be a ledger, a copy of one, an export, an archive, or the folder of all archives, which then join without a
+gap; no settings are needed then, nor a station.
 Without FILE it is this station's own ledger, even while the line runs.
 
 What comes after the newest anchor cannot be proved; give the anchors that left the machine: the report's mail as it was
@@ -35,7 +36,10 @@ def add_to(commands: Commands) -> None:
     verify = with_json(command(ledger, "verify", _verify, "is the record as the station wrote it"))
     verify.epilog, verify.formatter_class = _VERIFY, argparse.RawDescriptionHelpFormatter
     verify.add_argument(
-        "file", type=Path, nargs="?", help="a ledger, copy, export or archive (default: this station's)"
+        "file",
+        type=Path,
+        nargs="?",
+        help="a ledger, copy, export, archive, or folder of archives (default: this station's)",
     )
     verify.add_argument("--anchor", type=Path, action="append", default=[], help="a text that holds anchors; repeat it")
     verify.add_argument("--seal", type=Path, help="the seal's public key (PEM): its signatures must be right")
@@ -70,7 +74,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         for anchor in anchors:
             seal.verify(key, anchor.message, anchor.signature or b"")
     path = arguments.file or _own(arguments)
-    if path.name.endswith((".jsonl", ".jsonl.gz", ".gz")):
+    if path.is_dir():
+        verdict = export.verify_archives(path, anchors, _progress("archives"))
+    elif path.name.endswith((".jsonl", ".jsonl.gz", ".gz")):
         verdict = export.verify_export(path, anchors, _progress("bytes"))
     else:
         verdict = verify.ledger_file(path, anchors, _progress("links"))
@@ -157,9 +163,11 @@ def _backup(arguments: argparse.Namespace) -> None:
 
 
 def _restore(arguments: argparse.Namespace) -> None:
+    from station.config import load
     from station.ledger import backup
 
-    kept = backup.restore(arguments.source, _own(arguments).parent, arguments.by)
+    config = load(arguments.config)
+    kept = backup.restore(arguments.source, config.state, arguments.by, config.station)
     print(f"the ledger is that of {arguments.source} now, and says so")
     if kept:
         print(f"the replaced one is kept: {kept}")

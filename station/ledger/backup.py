@@ -52,7 +52,7 @@ def backup(ledger: Path, target: Path, progress: Callable[[int, int], None] = la
         raise FaultError(Fault.LEDGER_DOWN, f"{target} cannot be made from {ledger}: {error}") from error
 
 
-def restore(source: Path, state: Path, by: str) -> Path | None:
+def restore(source: Path, state: Path, by: str, station: str) -> Path | None:
     """Put a verified backup in the ledger's place; return where the replaced ledger is kept, None if there was none.
 
     The restored ledger says so on a row of its own: what it lost since the backup stays a visible gap.
@@ -61,24 +61,25 @@ def restore(source: Path, state: Path, by: str) -> Path | None:
         source: the backup.
         state: the station's state folder.
         by: who is on record for it.
+        station: this station's name; its last run in the backup is of the same.
 
     Raises:
         FaultError: `Fault.ALREADY_RUNNING` while a station holds the folder; `Fault.RESTORE_REFUSED` where the backup
-            does not verify; `Fault.LEDGER_DOWN` where a file cannot be read or written.
+            does not verify, or is another station's; `Fault.LEDGER_DOWN` where a file cannot be read or written.
     """
     with _alone(state):
         verdict = verify.ledger_file(source)
         if verdict.findings:
             first = verdict.findings[0]
             raise FaultError(Fault.RESTORE_REFUSED, f"{source} does not verify: {first.where}: {first.what}")
+        if verdict.station not in {"", station}:
+            raise FaultError(Fault.RESTORE_REFUSED, f"{source} is of station {verdict.station}, this is {station}")
         ledger = state / "ledger.sqlite"
         fresh = state / "ledger.sqlite.restoring"
         _removed(fresh)
         backup(source, fresh)
         with closing(sqlite3.connect(fresh)) as connection:
             simulated = bool(connection.execute("SELECT simulated FROM ledger").fetchone()[0])
-            (first,) = connection.execute("SELECT hash FROM chain WHERE seq = 1").fetchone()
-        _refuse_another(source, ledger, first)
         _say_so(fresh, verdict.links, by, simulated=simulated)
         return _exchange(fresh, ledger)
 
@@ -115,18 +116,6 @@ def _gone(ledger: Path, *, simulated: bool) -> bool:
             return True
         raise
     return False
-
-
-def _refuse_another(source: Path, ledger: Path, first: bytes) -> None:
-    try:
-        if identity.mark_of(ledger).exists():
-            identity.hold(ledger, first)
-    except FaultError:
-        raise FaultError(
-            Fault.RESTORE_REFUSED, f"{source} is the backup of another ledger than the one that was here"
-        ) from None
-    except OSError as error:
-        raise FaultError(Fault.LEDGER_DOWN, f"{ledger}: its mark cannot be read: {error.strerror}") from error
 
 
 def _removed(fresh: Path) -> None:

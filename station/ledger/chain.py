@@ -136,6 +136,12 @@ def _portions(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield portion
 
 
+def hash_of(connection: sa.Connection, seq: int) -> bytes | None:
+    """A link's hash, by its number."""
+    found = connection.exec_driver_sql("SELECT hash FROM chain WHERE seq = ?", (seq,)).first()
+    return bytes(found[0]) if found else None
+
+
 def tip(connection: sa.Connection) -> Link | None:
     """The last link; None where nothing is on record."""
     found = connection.exec_driver_sql("SELECT seq, at, rows, hash FROM chain ORDER BY seq DESC LIMIT 1").first()

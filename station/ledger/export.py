@@ -116,14 +116,54 @@ def archive(ledger: Path, folder: Path, head: Anchor) -> Written | None:
         verdict = verify_export(older[-1])
         if verdict.findings:
             raise FaultError(Fault.LEDGER_CHANGED, f"{older[-1]}: {verdict.findings[0].what}")
+        if _hash_of(ledger, verdict.links) != verdict.hash:
+            raise FaultError(
+                Fault.LEDGER_CHANGED, f"{ledger} has another link {verdict.links} than {older[-1]}, or none"
+            )
         first = verdict.links + 1
     return export(ledger, target, first=first, head=head)
+
+
+def _hash_of(ledger: Path, seq: int) -> str:
+    try:
+        with closing(verify.opened(ledger)) as connection:
+            found = connection.execute("SELECT hash FROM chain WHERE seq = ?", (seq,)).fetchone()
+    except sqlite3.Error as error:
+        raise FaultError(Fault.LEDGER_DOWN, f"{ledger} cannot be read: {error}") from error
+    return bytes(found["hash"]).hex() if found else ""
+
+
+def verify_archives(
+    folder: Path, anchors: Iterable[Anchor] = (), progress: verify.Progress = lambda _done, _of: None
+) -> verify.Verdict:
+    """Verify every archive of a folder, and that each begins where the one before ended: the whole record to the last.
+
+    Args:
+        folder: of archives, as the station names them.
+        anchors: what left the machine earlier.
+        progress: is told archives done, and in all.
+
+    Raises:
+        FaultError: `Fault.LEDGER_DOWN` where there is none, or one cannot be read. What is wrong is a finding.
+    """
+    try:
+        files = sorted(path for path in folder.iterdir() if _ARCHIVE.fullmatch(path.name))
+    except OSError as error:
+        raise FaultError(Fault.LEDGER_DOWN, f"{folder} cannot be read: {error.strerror}") from error
+    if not files:
+        raise FaultError(Fault.LEDGER_DOWN, f"no archive is in {folder}; they are called as 2026-11-24.jsonl.gz")
+    held = list(anchors)
+    whole = verify.Verdict()
+    for done, path in enumerate(files, 1):
+        whole.follow(_verified(path, held, lambda _done, _of: None, last=path == files[-1]), path.name)
+        progress(done, len(files))
+    return whole
 
 
 def verify_export(
     path: Path, anchors: Iterable[Anchor] = (), progress: verify.Progress = lambda _done, _of: None
 ) -> verify.Verdict:
-    """Verify an export or archive by itself: every byte of it counts.
+    """Verify an export or archive by itself: every byte of it counts. An archive may end before the newest anchor.
 
     Args:
         path: the file; ``.gz`` is unpacked.
@@ -133,11 +173,15 @@ def verify_export(
     Raises:
         FaultError: `Fault.LEDGER_DOWN` where it cannot be read. What is wrong inside is a finding.
     """
+    return _verified(path, anchors, progress, last=False)
+
+
+def _verified(path: Path, anchors: Iterable[Anchor], progress: verify.Progress, *, last: bool) -> verify.Verdict:
     verdict = verify.Verdict()
     try:
         with path.open("rb") as file, _unpacked(path, file) as lines:
             whole = os.fstat(file.fileno()).st_size
-            _check(lines, verdict, anchors, lambda: progress(file.tell(), whole))
+            _check(lines, verdict, anchors, lambda: progress(file.tell(), whole), last=last)
             progress(whole, whole)
     except OSError as error:
         # gzip raises a plain OSError for a bad checksum; a file that cannot be opened has a number.
@@ -150,19 +194,20 @@ def verify_export(
 
 
 def _check(
-    lines: IO[str], verdict: verify.Verdict, anchors: Iterable[Anchor], tell: Callable[[], None] = lambda: None
+    lines: IO[str], verdict: verify.Verdict, anchors: Iterable[Anchor], tell: Callable[[], None], *, last: bool
 ) -> None:
     header = _line(lines)
     if header.get("format") != FORMAT:
         raise ValueError(f"it does not begin with {FORMAT!r}")
-    verdict.station, verdict.links = str(header["station"]), int(header["first"]) - 1
-    checker = verify.Checker(verdict, anchors, bytes.fromhex(header["before"]))
-    last = verdict.station
+    verdict.station, verdict.first, verdict.before = str(header["station"]), int(header["first"]), header["before"]
+    verdict.links = verdict.first - 1
+    checker = verify.Checker(verdict, anchors, bytes.fromhex(verdict.before))
+    of = verdict.station
     while "end" not in (said := _line(lines)):
         link = said["link"]
         rows = [(name, row) for name, row in link["rows"]]
         verdict.runs += sum(name == "closures" for name, _ in rows)
-        last = next((row.get("station") for name, row in reversed(rows) if name == "runs"), last)
+        of = next((row.get("station") for name, row in reversed(rows) if name == "runs"), of)
         checker.take(link["seq"], link["at"], bytes.fromhex(said["hash"]), rows)
         if link["seq"] % 1000 == 0:
             tell()
@@ -172,13 +217,13 @@ def _check(
         verdict.found("ends with another hash than its last link's", "end")
     if lines.read(1):
         verdict.found("goes on after its end", "end")
-    if last != verdict.station:
-        verdict.found(f"says it is of station {verdict.station}, its last run is of {last}", "header")
+    if of != verdict.station:
+        verdict.found(f"says it is of station {verdict.station}, its last run is of {of}", "header")
     if said["head"]:
         own = parse(said["head"], "the archive's own head")
         checker.hold_last(own)
         verdict.heads += own
-    checker.end()
+    checker.end(whole=last or not said["head"])
 
 
 def _line(lines: IO[str]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def _now() -> datetime:
 
 
 class Keeper(threading.Thread):
-    """Looks once a minute whether a day (UTC) is over that has no head yet.
+    """Marks once a minute how far the record is, and looks whether a day (UTC) is over that has no head yet.
 
     What fails is tried again at the next look: the head first, then the archive, then each place that anchors go to,
     with the days that it missed. Which place has which is not on record: after a start they are brought once more.
@@ -76,6 +76,7 @@ class Keeper(threading.Thread):
         Raises:
             FaultError: what kept it from being closed, archived or delivered.
         """
+        self._store.mark()
         day = (self._clock() - timedelta(days=1)).date().isoformat()
         if self._closed == day:
             return

@@ -53,6 +53,7 @@ class Store:
             identity.refuse_gone(path)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
             self._file = _file_id(path)
+        self._marked = 0
         self._engine = sa.create_engine(
             sa.URL.create("sqlite+pysqlite", database=str(path)), connect_args={"timeout": _BUSY_S}
         )
@@ -159,10 +160,19 @@ class Store:
 
     def _refuse_another(self) -> None:
         with self.read() as connection:
-            first = connection.execute(sa.select(schema.chain.c.hash).where(schema.chain.c.seq == 1)).scalar()
-        if first is not None:
-            with self._translated():
-                identity.hold(self.path, bytes(first))
+            identity.hold(self.path, lambda seq: chain.hash_of(connection, seq))
+
+    def mark(self) -> None:
+        """Note beside the file how far the record is, so that no older copy takes its place unseen.
+
+        Raises:
+            FaultError: `Fault.LEDGER_DOWN` where the disk does not take it.
+        """
+        with self.read() as connection:
+            last = chain.tip(connection)
+            if last is not None and last.seq != self._marked:
+                identity.write(self.path, {1: chain.hash_of(connection, 1), last.seq: last.hash})
+                self._marked = last.seq
 
 
 def _file_id(path: Path) -> tuple[int, int] | None:

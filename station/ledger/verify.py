@@ -43,10 +43,13 @@ class Finding:
 class Verdict:
     """What `ledger_file` or `station.ledger.export.verify_export` found; whole where there is no finding.
 
-    ``heads`` are those of days in the file itself; ``sealed`` of them `sealed_by` has found signed.
+    ``first`` is its first link's number, ``before`` the hash before that, ``links`` its last link's number. ``heads``
+    are those of days in the file itself; ``sealed`` of them `sealed_by` has found signed.
     """
 
     station: str = ""
+    first: int = 1
+    before: str = chain.START.hex()
     links: int = 0
     runs: int = 0
     hash: str = ""
@@ -65,6 +68,18 @@ class Verdict:
         """Note a finding, up to a bound."""
         if len(self.findings) < _MOST:
             self.findings.append(Finding(printable(what, 300), printable(where, 200), link))
+
+    def follow(self, later: Verdict, name: str) -> None:
+        """Take the part of the record that should come next; ``name`` is its file's."""
+        if (later.first, later.before) != (self.links + 1, self.hash or chain.START.hex()):
+            what = f"begins at link {later.first}, and does not follow on link {self.links} of the one before"
+            self.found(f"{what}: one is missing, or is not the station's", name)
+        for one in later.findings:
+            self.found(one.what, f"{name}: {one.where}", one.link)
+        self.station, self.links, self.hash, self.at = later.station, later.links, later.hash, later.at
+        self.runs += later.runs
+        self.heads += later.heads
+        self.anchor = later.anchor or self.anchor
 
 
 class Checker:
@@ -105,10 +120,10 @@ class Checker:
             if (anchor.seq, anchor.hash) != (self._verdict.links, self._tip.hex()):
                 self._verdict.found(f"is of link {anchor.seq}, not of the last one here", anchor.source, anchor.seq)
 
-    def end(self) -> None:
-        """After the last link: name every anchor that the chain does not reach."""
+    def end(self, *, whole: bool = True) -> None:
+        """After the last link: name every anchor that the chain, where it is the ``whole`` one, does not reach."""
         for anchor in self._anchors:
-            if anchor.seq > self._verdict.links:
+            if whole and anchor.seq > self._verdict.links:
                 self._verdict.found(
                     f"the ledger ends at link {self._verdict.links}, but link {anchor.seq} was anchored on"
                     f" {anchor.day}: it was rolled back",

@@ -90,6 +90,40 @@ def test_a_full_disk_stops_the_line_and_room_again_starts_it(
     assert verify.ledger_file(at_work.state / "ledger.sqlite").findings == []
 
 
+def test_a_disk_that_fills_up_in_a_run_shows_no_green_and_takes_the_certificate_out_of_service(
+    at_work: Station, disk: Disk, jig: SimJig, cloud_api: Any
+) -> None:
+    bench = started(at_work, jig, cloud_api)
+    board = bench.plug("SN-1", "slow=50")
+    wait_for("its certificate", lambda: at_work.slot()["step"] in {"install", "verify"})
+    disk.fill()
+    wait_for("the fault", lambda: at_work.slot()["fault"] == "S601")
+    board.lift()
+    assert passed_on_disk(at_work) == set()
+    disk.size("400m")
+    at_work.empty()
+    assert [(run["outcome"], run["fault"]) for run in bench.history("SN-1")] == [("ERROR", "S601")]
+    bench.nothing_active("SN-1")
+    lamp = at_work.folder / "lamp.txt"
+    assert "PASS" not in lamp.read_text()
+    assert bench.run("SN-1")["outcome"] == "PASS"
+    wait_for("green", lambda: "PASS" in lamp.read_text())
+
+
+def test_a_ledger_damaged_under_a_line_at_work_stops_it(at_work: Station, jig: SimJig, cloud_api: Any) -> None:
+    bench = started(at_work, jig, cloud_api)
+    assert bench.run("SN-0")["outcome"] == "PASS"
+    file = at_work.state / "ledger.sqlite"
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with file.open("r+b") as handle:
+        handle.seek(4096)
+        handle.write(os.urandom(file.stat().st_size - 4096))
+    result = bench.run("SN-1")
+    assert (result["outcome"], result["fault"], result["run"]) == ("ERROR", "S601", None)  # before it was touched
+    assert "the file is damaged; keep it, and restore the backup beside it" in result["detail"]
+
+
 def test_a_read_only_disk_keeps_the_station_from_starting(at_work: Station, disk: Disk) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(at_work.state)], check=True)
     with pytest.raises(LineError, match=r"cannot be written|S601|S606"):
