@@ -60,6 +60,7 @@ def two_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def desk(settings: Path, two_days: Path) -> Desk:
+    settings.write_text(settings.read_text().replace("station: line-1", "station: s1", 1))
     shutil.copy(two_days, settings.parent / "ledger.sqlite")
     return Desk(settings)
 
