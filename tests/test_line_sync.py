@@ -182,6 +182,20 @@ def test_a_connection_that_the_pool_replaces_by_itself_leaves_no_socket_behind(l
     assert (before.fileno(), server._handle is before) == (-1, False)
 
 
+def test_the_server_allows_a_long_transaction_what_it_was_asked_for_and_no_other(line: Line) -> None:
+    server = line.login("s1", deadline_s=0.5)
+    with server.transaction(30.0) as connection:
+        connection.exec_driver_sql("SELECT pg_sleep(0.7)")
+        time.sleep(0.7)  # idle within the transaction, as while a report is drawn
+        connection.exec_driver_sql("SELECT 1")
+    assert refused(lambda: sleep_there(server)) is Fault.LINE_AWAY
+
+
+def sleep_there(server: LineServer) -> None:
+    with server.transaction() as connection:
+        connection.exec_driver_sql("SELECT pg_sleep(5)")
+
+
 def suppress_all(call: Callable[[], object]) -> None:
     with suppress(FaultError):
         call()

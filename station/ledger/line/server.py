@@ -52,6 +52,8 @@ class LineServer:
                 self._engine.connect() as connection,
                 connection.begin(),
             ):
+                if deadline_s is not None:
+                    _allow(connection, deadline_s)
                 yield connection
         except (sa.exc.SQLAlchemyError, psycopg.Error, OSError) as error:
             self.close()
@@ -112,6 +114,12 @@ class LineServer:
         if "does not match host name" in said:
             return f"{said.removeprefix('connection failed: ')}; see line.host"
         return said
+
+
+def _allow(connection: sa.Connection, seconds: float) -> None:
+    """For this transaction the server waits as long as we do: a report's counts take long, and drawing them too."""
+    for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
+        connection.exec_driver_sql(f"SET LOCAL {name} = {int(seconds * 1000)}")
 
 
 def _libpq(settings: LineSettings, password: str, user: str) -> dict[str, Any]:
