@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from ledgers import admitted, certify, golden, production, rework, rows, unit, whole_run
-from postgres import STATIONS, Line, Network, Postgres, station_ledger
+from postgres import PASSWORD, STATIONS, Line, Network, Postgres, station_ledger
 
 from station.faults import Fault, FaultError
 from station.ledger import SqliteLedger, chain, verify
@@ -151,6 +151,33 @@ def test_a_network_cut_at_any_byte_loses_nothing_and_gives_nothing_twice(
     assert set(line.rows("SELECT order_number, sum(quantity) FROM leases GROUP BY 1")) == {
         (f"WO-{number}", 4) for number in range(1, 7)
     }
+
+
+@pytest.mark.parametrize("at", ["push", "pushed"], ids=["before it commits", "after it committed"])
+def test_a_server_killed_in_a_push_has_each_row_once(
+    line: Line, postgres: Postgres, make_stations: MakeStations, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    (one,) = make_stations("s1")
+    one.add_order(production(quantity=9), "linh")
+    sync = line.sync(one, "s1", block=9)
+    sync.round()
+    assert build(one, "SN", 3) == 3
+    done = getattr(sync._pusher, at)
+
+    def then_killed(*told: object) -> None:
+        done(*told)
+        postgres.kill()
+
+    monkeypatch.setattr(sync._pusher, at, then_killed)
+    try:
+        assert refused(sync.round) is Fault.LINE_AWAY
+    finally:
+        postgres.start()
+    monkeypatch.undo()
+    assert line.rows(PASSED) == [(3 if at == "pushed" else 0,)]
+    sync.round()
+    everything(line, one)
+    assert line.rows(PASSED) == [(3,)]
 
 
 def test_a_server_that_hangs_holds_up_no_slot(line: Line, network: Network, make_stations: MakeStations) -> None:
@@ -427,6 +454,17 @@ def test_a_restored_station_goes_on_and_what_it_lost_still_counts(
         "SELECT * FROM line_claims",
         "SELECT * FROM ledger",
         "CREATE TABLE mine (x int)",
+        "CREATE TEMP TABLE mine (x int)",
+        "CREATE SCHEMA mine",
+        "DELETE FROM line_seen",
+        "DELETE FROM orders",
+        "UPDATE orders SET quantity = 99",
+        "DELETE FROM order_closures",
+        "CREATE OR REPLACE FUNCTION line_me() RETURNS text LANGUAGE sql AS $$ SELECT 's2' $$",
+        "SET SESSION AUTHORIZATION login_s2",
+        "SET ROLE line_readers",
+        "GRANT line_readers TO login_s1",
+        "SELECT pg_read_file('postgresql.conf')",
         "SET ROLE postgres",
         "COPY runs TO PROGRAM 'true'",
     ],
@@ -441,6 +479,7 @@ def line_at_work(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -
     """A line on which two stations passed a unit each; nothing may change it, so one is enough."""
     folder = tmp_path_factory.mktemp("line")
     line = Line(postgres, "line_at_work", folder)
+    line.prepare()  # a copy of a database has none of the rights on the database itself
     for name in ("s1", "s2"):
         ledger = station_ledger(folder, name)
         if name == "s1":
@@ -468,6 +507,55 @@ def test_a_station_sees_its_own_rows_and_who_passed(line: Line, pair: Pair) -> N
         assert station.execute("SELECT DISTINCT serial FROM identified").fetchall() == [("SN-1",)]
         assert station.execute("SELECT count(*) FROM issued").fetchone() == (1,)
         assert {row[0] for row in station.execute("SELECT station FROM line_passes")} == {"s1", "s2"}
+
+
+def test_of_every_table_a_station_reads_its_own_rows_alone(line: Line, pair: Pair) -> None:
+    one, first, two, second = pair
+    whole_run(one, unit("SN-1"))
+    whole_run(one, unit("SN-2"), fault=Fault.CLOUD_SILENT)
+    whole_run(two, unit("SN-3"))
+    first.round()
+    second.round()
+    with closing(line.as_station("s1")) as station:
+        for table in PUSHED:
+            query = f"SELECT {', '.join(table.columns.keys())} FROM {table.name}"  # noqa: S608 - our own names
+            seen = {
+                tuple(int(value) if isinstance(value, bool) else value for value in row)
+                for row in station.execute(query.encode())
+            }
+            assert seen == set(rows(one.store.path, query)), table.name
+        for name in ("line_links", "line_seen", "passes"):
+            query = f"SELECT DISTINCT station FROM {name}"  # noqa: S608 - our own names
+            assert station.execute(query.encode()).fetchall() == [("s1",)], name
+
+
+def test_a_station_cannot_pass_for_another_by_a_table_of_its_own(line: Line, pair: Pair) -> None:
+    with closing(line.server.owner(line.name)) as owner:
+        owner.execute(f"GRANT TEMPORARY ON DATABASE {line.name} TO login_s1".encode())  # as PostgreSQL's own default
+    with closing(line.as_station("s1")) as station:
+        station.execute("CREATE TEMP TABLE line_members (name text, role text)")
+        station.execute("INSERT INTO line_members VALUES ('s2', 'login_s1')")
+        assert station.execute("SELECT line_me()").fetchone() == ("s1",)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            station.execute("SELECT line_lease('s2/WO-1/9', 'WO-1', 5)")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO orders SELECT 'WO-9', product, kind, 1, reason, opened_by, opened_at FROM orders",
+        "UPDATE closures SET outcome = 'PASS'",
+        "DELETE FROM line_links",
+        "SELECT line_lease('s1/WO-1/9', 'WO-1', 5)",
+        "CREATE TEMP TABLE mine (x int)",
+    ],
+)
+def test_a_reader_reads_everything_and_may_not(line_at_work: Line, statement: str) -> None:
+    where = f"host=127.0.0.1 port={line_at_work.server.port} dbname={line_at_work.name} user=line_boss"
+    with closing(psycopg.connect(where, password=PASSWORD, autocommit=True)) as boss:
+        assert boss.execute("SELECT count(DISTINCT station) FROM runs").fetchone() == (2,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            boss.execute(statement.encode())
 
 
 def test_a_login_of_nobody_sees_and_adds_nothing(line: Line, pair: Pair) -> None:

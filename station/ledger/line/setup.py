@@ -41,18 +41,22 @@ CREATE TABLE IF NOT EXISTS line_claims (
     PRIMARY KEY (kind, value));
 """
 
+# pg_temp is last in each: unnamed it would be first, and a station's temporary table would stand before ours
+# ("Writing SECURITY DEFINER Functions Safely" in PostgreSQL's manual).
 _FUNCTIONS: Final = """
-CREATE OR REPLACE FUNCTION line_me() RETURNS text LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public AS
+CREATE OR REPLACE FUNCTION line_me() RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS
 $$ SELECT name FROM line_members WHERE role = session_user $$;
 
-CREATE OR REPLACE FUNCTION line_seen_now() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS
+CREATE OR REPLACE FUNCTION line_seen_now() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS
 $$ BEGIN NEW.seen_at := now(); RETURN NEW; END $$;
 CREATE OR REPLACE TRIGGER line_seen_now BEFORE INSERT OR UPDATE ON line_seen
     FOR EACH ROW EXECUTE FUNCTION line_seen_now();
 
 -- The first to claim a serial, chip or key on the line has it; whoever comes later with another tie clashes. The
 -- primary key decides between two that come at once, and the order of arrival here between clocks that differ.
-CREATE OR REPLACE FUNCTION line_claim() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS
+CREATE OR REPLACE FUNCTION line_claim() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
 $$
 DECLARE
     claim record;
@@ -83,7 +87,7 @@ CREATE OR REPLACE TRIGGER line_claim AFTER INSERT ON passes FOR EACH ROW EXECUTE
 -- A block of an order for the asking station. The order's row is the lock: of all stations that ask at once, one counts
 -- and takes at a time, so what is given out never exceeds the quantity. The same id gives the same answer again.
 CREATE OR REPLACE FUNCTION line_lease(lease text, wanted_order text, wanted integer, OUT quantity integer, OUT at text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
 $$
 DECLARE
     me text := line_me();
@@ -137,6 +141,7 @@ def _grant(connection: sa.Connection) -> None:
         "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM PUBLIC",
         "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC",
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+        f"REVOKE TEMPORARY ON DATABASE {_database(connection)} FROM PUBLIC",
         f"GRANT EXECUTE ON FUNCTION line_me, line_lease TO {WRITERS}",
         f"GRANT SELECT ON line_passes, line_schema, line_sources TO {WRITERS}",
         f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {READERS}",
@@ -165,6 +170,10 @@ def _grant(connection: sa.Connection) -> None:
     )
     for statement in said:
         connection.exec_driver_sql(statement)
+
+
+def _database(connection: sa.Connection) -> str:
+    return str(connection.execute(sa.text("SELECT quote_ident(current_database())")).scalar_one())
 
 
 def _own(table: sa.Table) -> str:
