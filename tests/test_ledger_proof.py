@@ -354,6 +354,43 @@ def test_days_close_into_archives_that_join(copy: Path, heads: list[Anchor], tmp
     assert json.loads(opened[0][-1])["hash"] == json.loads(opened[1][0])["before"]
 
 
+def test_the_folder_of_archives_is_the_record_without_a_gap(
+    copy: Path, heads: list[Anchor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "archives"
+    first, second = (written.path for head in heads if (written := export.archive(copy, folder, head)) is not None)
+    newest = tmp_path / "anchor.txt"
+    newest.write_text(heads[1].text)
+    verify_all = ["ledger", "verify", str(folder), "--anchor", str(newest)]
+    assert main([*verify_all, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["links"], said["proved_to"], said["unproved"], said["runs"]) == (heads[1].seq, heads[1].seq, 0, 8)
+    # An archive alone may end before an anchor; the last of the folder may not.
+    assert main(["ledger", "verify", str(first), "--anchor", str(newest)]) == 0
+    away = tmp_path / "away"
+    for gone, where in ((first, f"begins at link {heads[0].seq + 1}"), (second, "it was rolled back")):
+        gone.rename(away)
+        assert main(verify_all) == 1
+        assert where in capsys.readouterr().out
+        away.rename(gone)
+
+
+def test_a_ledger_that_does_not_go_on_from_its_archives_gets_no_further_one(
+    copy: Path, heads: list[Anchor], tmp_path: Path
+) -> None:
+    export.archive(copy, tmp_path / "archives", heads[0])
+    other = open_ledger(tmp_path / "ledger.sqlite")  # the station's, after somebody began it anew
+    for index in range(12):
+        other.add_order(production(f"WO-{index}"), "linh")
+    other.dispose()
+    for ledger in (other.store.path, tmp_path / "empty.sqlite"):
+        if not ledger.exists():
+            open_ledger(ledger).dispose()
+        with pytest.raises(FaultError, match="has another link") as error:
+            export.archive(ledger, tmp_path / "archives", heads[1])
+        assert error.value.fault is Fault.LEDGER_CHANGED
+
+
 def test_a_damaged_archive_stops_the_next_one(copy: Path, heads: list[Anchor], tmp_path: Path) -> None:
     first = export.archive(copy, tmp_path, heads[0])
     assert first is not None
