@@ -117,7 +117,7 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
     outbox = Outbox(ledger, lambda leaf: cloud.retire(leaf, certificate), status.post_outbox)
     outbox.start()
     parts.callback(outbox.stop)
-    keeper = _keeper(config, ledger, parts)
+    keeper = _keeper(config, ledger, status, parts)
     sync = _line(config, ledger, outbox.wake, status, parts)
     feed = _feed(config, ledger, status, parts)
     lamps = _panel(config, status)
@@ -181,7 +181,7 @@ def _all(*calls: Callable[[], None]) -> Callable[[], None]:
     return call
 
 
-def _keeper(config: Config, ledger: SqliteLedger, parts: ExitStack) -> Keeper:
+def _keeper(config: Config, ledger: SqliteLedger, status: StatusBoard, parts: ExitStack) -> Keeper:
     """The thread that closes days; it signs where there is a seal, and anchors where the settings say."""
     seal = None
     if config.seal is not None:
@@ -198,6 +198,7 @@ def _keeper(config: Config, ledger: SqliteLedger, parts: ExitStack) -> Keeper:
         sign=seal.sign if seal else None,
         seal=seal.id if seal else None,
         places=places,
+        tell=lambda error: status.post_unclosed(error.fault, error.detail) if error else status.post_unclosed(None),
     )
     keeper.start()
     parts.callback(keeper.stop)

@@ -79,6 +79,15 @@ class LineLink:
 
 
 @dataclass(frozen=True, slots=True)
+class Unclosed:
+    """A day whose head is not signed, archived or anchored everywhere yet; it is tried again every minute."""
+
+    fault: Fault
+    detail: str
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True, slots=True)
 class StationStatus:
     """The whole station, now. ``version`` grows with each change.
 
@@ -95,6 +104,7 @@ class StationStatus:
     andon: Andon | None = None
     lamps: tuple[tuple[str, str], ...] = ()
     line: LineLink | None = None
+    unclosed: Unclosed | None = None
 
 
 class StatusBoard:
@@ -141,6 +151,16 @@ class StatusBoard:
                 self._now = replace(self._now, line=link)
             else:
                 self._publish(replace(self._now, line=link))
+
+    def post_unclosed(self, fault: Fault | None, detail: str = "") -> None:
+        """Say why a day is not closed yet, or (None) that each is."""
+        with self._changed:
+            old = self._now.unclosed
+            new = None if fault is None else Unclosed(fault, detail)
+            if new is not None and old is not None:
+                new = replace(new, since=old.since)
+            if new != old:
+                self._publish(replace(self._now, unclosed=new))
 
     def now(self) -> StationStatus:
         """The present."""

@@ -48,6 +48,8 @@ def print_status(status: dict[str, Any]) -> None:
     if status["line"]:
         style = "yellow" if status["line"]["fault"] else None
         console.print(escape(line_sentence(status["line"], Messages.load("en"))), style=style)
+    if status["unclosed"]:
+        console.print(escape(unclosed_sentence(status["unclosed"], Messages.load("en"))), style="yellow")
     if status["outbox"]:
         console.print(f"{status['outbox']} certificate(s) wait to be taken out of service", style="yellow")
 
@@ -111,6 +113,14 @@ def line_sentence(link: dict[str, Any], messages: Messages) -> str:
         **facts, since=_when(link["since"]), fault=f"{fault.code} {messages.title(fault)}", detail=link["detail"]
     )
     return f"{told} {messages.remedy(fault)}"
+
+
+def unclosed_sentence(unclosed: dict[str, Any], messages: Messages) -> str:
+    """Why a day of the record is not closed yet, and what to do."""
+    fault = Fault(unclosed["fault"])
+    facts = {"fault": f"{fault.code} {messages.title(fault)}", "detail": unclosed["detail"]}
+    said = messages.word("day unclosed").format(**facts, since=_when(unclosed["since"]))
+    return f"{said} {messages.remedy(fault)}"
 
 
 def slot_line(slot: dict[str, Any]) -> str:

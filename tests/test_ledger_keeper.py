@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ import pytest
 from cloud import SimCloud
 from ledgers import production, rows, unit, whole_run
 
+from station import views
 from station.aws.bucket import Bucket
+from station.config.messages import LANGUAGES, Messages
 from station.faults import Fault, FaultError
 from station.ledger import SqliteLedger, export, keeper
 from station.ledger.anchors import Anchor, parse
 from station.ledger.keeper import Keeper
+from station.status import StatusBoard
 
 
 class Days:
@@ -98,6 +102,38 @@ def test_a_bucket_that_was_away_for_days_gets_each_day_and_a_restart_changes_not
         for key in found:
             (anchor,) = parse(s3.get_object(Bucket="anchors-of-days", Key=key)["Body"].read().decode(), key)
             assert (f"{anchor.day}.txt", anchor.seal) == (key, "5e" * 32)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_day_that_is_not_closed_is_shown_until_it_is(
+    ledger: SqliteLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str
+) -> None:
+    monkeypatch.setattr(keeper, "_LOOK_S", 0.01)
+    ledger.add_order(production(), "linh")
+    board, there = StatusBoard("s1", (), simulated=False), threading.Event()
+
+    def put(_: Anchor) -> None:
+        if not there.is_set():
+            raise FaultError(Fault.AWS_DENIED, "PutObject: AccessDenied")
+
+    def tell(error: FaultError | None) -> None:
+        board.post_unclosed(error.fault if error else None, error.detail if error else "")
+
+    one = Keeper(ledger.store, "s1", tmp_path, clock=Days(), places={"s3": put}, tell=tell)
+    one.start()
+    try:
+        shown = board.wait(1, 30).unclosed
+        assert shown is not None
+        told = {**asdict(shown), "fault": shown.fault.code, "since": shown.since.isoformat()}
+        said = views.unclosed_sentence(told, Messages.load(language))
+        assert "PutObject: AccessDenied" in said
+        assert said.endswith(Messages.load(language).remedy(Fault.AWS_DENIED))
+        version = board.now().version
+        assert board.wait(version, 0.2).version == version  # told once, and still so
+        there.set()
+        assert board.wait(version, 30).unclosed is None
+    finally:
+        one.stop()
 
 
 def test_a_token_that_is_away_costs_a_head_nothing_but_time(

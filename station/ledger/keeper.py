@@ -42,10 +42,11 @@ class Keeper(threading.Thread):
         seal: str | None = None,
         places: Mapping[str, Callable[[Anchor], None]] | None = None,
         clock: Callable[[], datetime] = _now,
+        tell: Callable[[FaultError | None], None] = lambda _: None,
     ) -> None:
         super().__init__(name="keeper")
         self._store, self._station, self._archives = store, station, archives
-        self._sign, self._seal, self._clock = sign, seal, clock
+        self._sign, self._seal, self._clock, self._tell = sign, seal, clock, tell
         self._places = dict(places or {})
         self._done: set[tuple[str, str]] = set()
         self._closed = ""
@@ -63,6 +64,7 @@ class Keeper(threading.Thread):
             try:
                 self.look()
                 self._told = None
+                self._tell(None)
             except FaultError as error:
                 self._say(error)
             except Exception as error:  # a thread's top: the proof must not stop the line
@@ -101,3 +103,4 @@ class Keeper(threading.Thread):
         if error.fault is not self._told:
             log.error("a day is not closed yet", fault=error.fault.code, detail=error.detail)
         self._told = error.fault
+        self._tell(error)
