@@ -72,6 +72,7 @@ def fill(connection: sa.Connection, order_facts: Iterable[OrderFact], run_facts:
         if values := rows.pop(table.name, None):
             connection.execute(sa.insert(table), values)
     tally.add_missing(connection)
+    tally.add_missing_retests(connection)
 
 
 def _order(rows: Rows, order: OrderFact) -> None:

@@ -60,6 +60,8 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole_run(ledger, unit("SN-1"), key_proof=KeyProof.SIGNED)
     ledger.add_order(rework("RW-1", "SN-1"), "linh")
     whole_run(ledger, unit("SN-1"), "another key")
+    for fault in (Fault.KEY_WEAK, None):
+        whole_run(ledger, unit("SN-3"), fault=fault)
     tries = []
     drained = threading.Event()
 

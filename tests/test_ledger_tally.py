@@ -62,6 +62,20 @@ def test_a_known_bad_sample_is_no_production_unit_even_where_it_is_not_admitted(
     ]
 
 
+def test_a_counted_run_after_the_first_is_a_retest_whatever_the_clock_did(ledger: SqliteLedger, clock: Clock) -> None:
+    ledger.add_order(production(), "linh")
+    ledger.add_order(golden("GO-1", "SN-9"), "linh")
+    first = whole_run(ledger, unit(), fault=Fault.KEY_WEAK)
+    whole_run(ledger, unit(), fault=Fault.CLOUD_SILENT)  # an ERROR is nobody's retest
+    clock.now -= timedelta(hours=1)
+    whole_run(ledger, unit(), fault=Fault.KEY_WEAK)
+    clock.now += timedelta(hours=2)
+    last = whole_run(ledger, unit())
+    for _ in range(2):
+        whole_run(ledger, unit("SN-9"))
+    assert {run for (run,) in rows(ledger.store.path, "SELECT run FROM retests")} == {first.id, last.id}
+
+
 def test_what_was_cut_short_is_tallied_at_the_next_start(ledger: SqliteLedger) -> None:
     ledger.add_order(production(), "linh")
     run = admitted(ledger, unit())
@@ -74,9 +88,13 @@ def test_a_ledger_from_before_the_tally_gets_it_whole(make_ledger: MakeLedger, l
     first.add_order(production(), "linh")
     for number in range(5):
         whole_run(first, unit(f"SN-{number}"), fault=Fault.CLOUD_SILENT if number % 2 else None)
+    for fault in (Fault.KEY_WEAK, Fault.KEY_WEAK, None):
+        whole_run(first, unit("SN-7"), fault=fault)
     before = rows(ledger_path, "SELECT * FROM tally ORDER BY run")
+    again = rows(ledger_path, "SELECT * FROM retests ORDER BY run")
     first.dispose()
     taken_back(ledger_path, "0001")
     make_ledger()
-    assert len(before) == 5
+    assert (len(before), len(again)) == (8, 2)
     assert rows(ledger_path, "SELECT * FROM tally ORDER BY run") == before
+    assert rows(ledger_path, "SELECT * FROM retests ORDER BY run") == again

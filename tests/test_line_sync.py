@@ -355,6 +355,21 @@ def test_a_unit_of_another_station_is_reworked_here_once(pair: Pair) -> None:
     assert rows(one.store.path, "SELECT * FROM clashes") == []
 
 
+def test_the_line_knows_a_retest_though_its_first_run_comes_late_and_from_another_station(
+    line: Line, pair: Pair
+) -> None:
+    one, first, two, second = pair
+    runs = [whole_run(one, unit("SN-1"), fault=Fault.KEY_WEAK), whole_run(two, unit("SN-1"))]
+    runs += [whole_run(one, unit("SN-2"), fault=Fault.KEY_WEAK), whole_run(one, unit("SN-2"))]
+    known = "SELECT run, station, outcome FROM retests ORDER BY serial"
+    second.round()
+    assert line.rows(known) == []
+    first.round()
+    assert rows(one.store.path, known) == [(runs[3].id, "s1", "PASS")]
+    assert line.rows(known) == [(runs[1].id, "s2", "PASS"), (runs[3].id, "s1", "PASS")]
+    everything(line, one, two)
+
+
 @pytest.mark.parametrize(
     ("later", "key_name", "kind"),
     [

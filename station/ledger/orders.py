@@ -18,6 +18,7 @@ from station.ledger.schema import (
     order_units,
     orders,
     passes,
+    tally,
 )
 from station.model import OrderKind, Outcome, Run, Unit, WorkOrder
 
@@ -75,10 +76,8 @@ def close(connection: sa.Connection, number: str, by: str) -> None:
 def progress(connection: sa.Connection, *, only_open: bool = False, product: str | None = None) -> list[OrderProgress]:
     """The orders, oldest first."""
     passed = (
-        sa.select(sa.func.count(sa.distinct(identified.c.serial)))
-        .select_from(admissions.join(closures, closures.c.run == admissions.c.run))
-        .join(identified, identified.c.run == admissions.c.run)
-        .where(admissions.c.order_number == orders.c.number, closures.c.outcome.in_(MADE))
+        sa.select(sa.func.count(sa.distinct(tally.c.serial)))
+        .where(tally.c.order_number == orders.c.number, tally.c.outcome.in_(MADE))
         .scalar_subquery()
     )
     query = (

@@ -159,6 +159,7 @@ closures = sa.Table(
     _text("detail"),
     _at(),
 )
+_FAULTY = sa.text("fault IS NOT NULL")
 tally = sa.Table(
     "tally",
     metadata,
@@ -174,8 +175,18 @@ tally = sa.Table(
     sa.Column("simulated", sa.Boolean, nullable=False),
     sa.Column("duration_ms", sa.Float, nullable=False),
     sa.Index("tally_at", "at"),
-    sa.Index("tally_serial", "serial", "at"),
-    sa.Index("tally_order", "order_number", "outcome", "at"),
+    sa.Index("tally_serial", "serial", "at", "run"),
+    sa.Index("tally_order", "order_number", "serial", "outcome", "at"),
+    sa.Index("tally_fault", "fault", "outcome", "at", sqlite_where=_FAULTY, postgresql_where=_FAULTY),
+)
+# Counted runs that were not their unit's first, by kind of order: few, so that a report need not ask of each run.
+retests = sa.Table(
+    "retests",
+    metadata,
+    _text("run", sa.ForeignKey("runs.id"), key=True),
+    _at(),
+    *(_text(name) for name in ("serial", "kind", "outcome", "station", "slot")),
+    sa.Index("retests_serial", "serial"),
 )
 proofs = sa.Table("proofs", metadata, _text("run", sa.ForeignKey("runs.id"), key=True), _text("key"))
 transcripts = sa.Table(
@@ -191,6 +202,7 @@ outbox = sa.Table(
     _text("run", sa.ForeignKey("runs.id")),
     _text("reason"),
     _at(),
+    sa.Index("outbox_run", "run"),
 )
 outbox_attempts = sa.Table(
     "outbox_attempts",

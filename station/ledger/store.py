@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from station.faults import Fault, FaultError
 from station.ledger import chain, identity, schema
 
-HEAD: Final = "0007"
+HEAD: Final = "0008"
 _BUSY_S: Final = 5.0
 _QUEUE_S: Final = 15.0
 _IMMEDIATE: Final = {"begin": "BEGIN IMMEDIATE"}

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from station.ledger.schema import admissions, closures, identified, order_units, orders, runs, tally
-from station.model import OrderKind
+from station.ledger.schema import admissions, closures, identified, order_units, orders, retests, runs, tally
+from station.model import OrderKind, Outcome
 
+COUNTED: Final = (Outcome.PASS.value, Outcome.FAIL.value)
 _PORTION: Final = 5000
 
 
@@ -20,6 +21,8 @@ def add(connection: sa.Connection, run: str) -> None:
     """Tally one run that was closed within this transaction. It must be on record with everything it has."""
     row = connection.execute(_closed().where(closures.c.run == run)).mappings().one()
     connection.execute(sa.insert(tally).values(_tallied(connection, row)))
+    if row["serial"] is not None:
+        _tell_retests(connection, tally.c.serial == row["serial"])
 
 
 def add_missing(connection: sa.Connection) -> None:
@@ -27,6 +30,39 @@ def add_missing(connection: sa.Connection) -> None:
     missing = _closed().where(~sa.exists().where(tally.c.run == closures.c.run))
     while rows := connection.execute(missing.limit(_PORTION)).mappings().all():
         connection.execute(sa.insert(tally), [_tallied(connection, row) for row in rows])
+
+
+def add_missing_retests(connection: sa.Connection) -> None:
+    """Note every retest that is tallied and not noted yet."""
+    _tell_retests(connection)
+
+
+def _tell_retests(connection: sa.Connection, *of: sa.ColumnElement[bool]) -> None:
+    """A run that has an earlier one of its unit never becomes the first, whatever comes late: so rows are only added.
+
+    Golden samples are run every day and are in no yield.
+    """
+    earlier, names = tally.alias("earlier"), retests.c.keys()
+    found = sa.select(*(tally.c[name] for name in names)).where(
+        *of,
+        *_counted(tally),
+        sa.exists().where(
+            earlier.c.serial == tally.c.serial,
+            earlier.c.kind == tally.c.kind,
+            *_counted(earlier),
+            sa.tuple_(earlier.c.at, earlier.c.run) < sa.tuple_(tally.c.at, tally.c.run),
+        ),
+        ~sa.exists().where(retests.c.run == tally.c.run),
+    )
+    connection.execute(sa.insert(retests).from_select(names, found))
+
+
+def _counted(rows: Any) -> list[sa.ColumnElement[bool]]:
+    return [
+        rows.c.simulated.is_(sa.false()),
+        rows.c.kind != OrderKind.GOLDEN.value,
+        rows.c.outcome.in_(COUNTED),
+    ]
 
 
 def _closed() -> sa.Select[Any]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 import sqlalchemy as sa
 
 from station.config.report import Report
-from station.ledger.schema import tally
+from station.ledger.schema import retests, tally
+from station.ledger.tally import COUNTED
 from station.model import OrderKind, Outcome
-from station.yields.scope import DONE, Query, Scope, count_if, first_runs, later
+from station.yields.scope import DONE, Condition, Query, Scope, again, count_if, first_runs
 from station.yields.stats import p_chart
 from station.yields.window import Span
 
@@ -93,63 +96,110 @@ class Point:
     slots: tuple[tuple[str, int], ...] = ()
 
 
-def yields(connection: sa.Connection, scope: Scope, kind: OrderKind, span: Span | None = None) -> Yield:
-    """The yield of the units that were first counted in ``span`` (the window, where none is named)."""
-    query: Query = sa.select(*_columns(scope, kind)).where(*first_runs(scope, kind, span))
-    units, passed_first, passed, retested = connection.execute(query).one()
-    return Yield(units, passed_first, passed, retested)
+def _with_again(scope: Scope) -> tuple[sa.FromClause, list[Condition]]:
+    """The tally beside what became of its units; for each of `Yield`'s numbers whether a first run counts in it."""
+    later, at_once = again(scope), tally.c.outcome == Outcome.PASS.value
+    rows = tally.outerjoin(later, (later.c.serial == tally.c.serial) & (later.c.kind == tally.c.kind))
+    return rows, [sa.true(), at_once, at_once | (later.c.passed == 1), later.c.serial.is_not(None)]
 
 
-def _columns(scope: Scope, kind: OrderKind) -> list[sa.ColumnElement[int]]:
-    """`Yield`'s four numbers, over `first_runs`."""
-    _, retest = later(scope, kind)
-    passing, passed_later = later(scope, kind, name="passing")
-    at_once = tally.c.outcome == Outcome.PASS.value
-    return [
-        sa.func.count(),
-        count_if(at_once),
-        count_if(at_once | sa.exists().where(*passed_later, passing.c.outcome == Outcome.PASS.value)),
-        count_if(sa.exists().where(*retest)),
-    ]
+def _sum(found: Iterable[Sequence[int]]) -> Yield:
+    return Yield(*map(sum, zip((0, 0, 0, 0), *found, strict=True)))
 
 
-def by_product(connection: sa.Connection, scope: Scope) -> list[Group]:
-    """The yield of each product, by name."""
-    kind = OrderKind.PRODUCTION
+@dataclass(frozen=True, slots=True)
+class Products:
+    """The yield of all production, of all rework, and of each product's production by name."""
+
+    production: Yield
+    rework: Yield
+    each: list[Group]
+
+
+def products(connection: sa.Connection, scope: Scope) -> Products:
+    """Count the units of both kinds in one reading of their first runs."""
+    kinds = (OrderKind.PRODUCTION, OrderKind.REWORK)
+    rows, numbers = _with_again(scope)
     query: Query = (
-        sa.select(tally.c.product, *_columns(scope, kind)).where(*first_runs(scope, kind)).group_by(tally.c.product)
+        sa.select(tally.c.kind, tally.c.product, *map(count_if, numbers))
+        .select_from(rows)
+        .where(*first_runs(scope, *kinds))
+        .group_by(tally.c.kind, tally.c.product)
     )
+    found: dict[str, dict[str, list[int]]] = {kind.value: {} for kind in kinds}
+    for kind, name, *counted in connection.execute(query):
+        found[kind][name] = counted
+    production, rework = (found[kind.value] for kind in kinds)
     done: dict[str, int] = dict(
         connection.execute(
             sa.select(tally.c.product, sa.func.count())
-            .where(*scope.real(kind), tally.c.outcome.in_(DONE))
+            .where(*scope.real(OrderKind.PRODUCTION), tally.c.outcome.in_(DONE))
             .group_by(tally.c.product)
         ).all()
     )
-    found = {name: Yield(*counts) for name, *counts in connection.execute(query)}
-    return [Group(name, found.get(name, Yield(0, 0, 0, 0)), done.get(name, 0)) for name in sorted({*found, *done})]
+    names = sorted({*production, *done})
+    each = [Group(name, Yield(*production.get(name, (0, 0, 0, 0))), done.get(name, 0)) for name in names]
+    return Products(_sum(production.values()), _sum(rework.values()), each)
 
 
-def by_shift(connection: sa.Connection, scope: Scope, settings: Report) -> list[Group]:
-    """The yield of each shift, as the settings list them."""
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What the window's time is divided into."""
+
+    output: list[Bar]
+    shifts: list[Group]
+
+
+def times(connection: sa.Connection, scope: Scope, settings: Report) -> Times:
+    """Units done an hour (a day, where the window is longer than two), and each shift's yield."""
+    window = scope.window
+    bars = [window.day(day) for day in window.days] if len(window.days) > HOURLY_DAYS else window.hours()
+    shifts = [(shift.name, window.shift(shift)) for shift in settings.shifts]
+    rows, numbers = _with_again(scope)
+    noted = retests.alias("noted")
+    rows = rows.outerjoin(noted, noted.c.run == tally.c.run)
+    first = tally.c.outcome.in_(COUNTED) & tally.c.serial.is_not(None) & noted.c.run.is_(None)
+    columns = [count_if(tally.c.outcome.in_(DONE)), *(count_if(first & number) for number in numbers)]
+    spans = bars + [span for _, of_shift in shifts for span in of_shift]
+    sums = iter(
+        _in_spans(connection, spans, sa.select(*columns).select_from(rows).where(*scope.real(OrderKind.PRODUCTION)))
+    )
+    output = [Bar(span.start, span.seconds / 3600, next(sums)[0]) for span in bars]
     groups = []
-    for shift in settings.shifts:
-        whole, done = Counter[str](), 0
-        for span in scope.window.shift(shift):
-            one = yields(connection, scope, OrderKind.PRODUCTION, span)
-            whole.update(units=one.units, first=one.passed_first, passed=one.passed, retested=one.retested)
-            done += _done(connection, scope, span)
-        groups.append(
-            Group(shift.name, Yield(whole["units"], whole["first"], whole["passed"], whole["retested"]), done)
-        )
-    return groups
+    for name, of_shift in shifts:
+        parts = [next(sums) for _ in of_shift]
+        groups.append(Group(name, _sum(part[1:] for part in parts), sum(part[0] for part in parts)))
+    return Times(output, groups)
 
 
-def _done(connection: sa.Connection, scope: Scope, span: Span) -> int:
-    conditions = scope.real(OrderKind.PRODUCTION, span=span)
-    query: Query = sa.select(sa.func.count()).where(*conditions, tally.c.outcome.in_(DONE))
-    found: int = connection.execute(query).scalar_one()
+def _in_spans(connection: sa.Connection, spans: Sequence[Span], counts: Query) -> list[list[int]]:
+    """The sums that ``counts`` selects, in each span, in one reading of the tally.
+
+    The database groups by a stretch of the time's text: an hour where every span begins and ends with one, else ten
+    minutes, else one. No zone and no shift has an edge within a minute.
+    """
+    edges = sorted({_minute(moment) for span in spans for moment in (span.start, span.end)})
+    width = next(
+        width for width, end in ((13, ":00"), (15, "0"), (16, "")) if all(edge.endswith(end) for edge in edges)
+    )
+    stretch = sa.func.substr(sa.type_coerce(tally.c.at, sa.Text), 1, width)
+    stops = [edge[:width] for edge in edges]
+    parts = [[0] * len(counts.selected_columns) for _ in range(len(stops) + 1)]
+    query = counts.add_columns(stretch).group_by(stretch)
+    for *numbers, text in connection.execute(query, execution_options={"yield_per": 2000}):
+        part = bisect_right(stops, text)
+        parts[part] = [sum(pair) for pair in zip(parts[part], numbers, strict=True)]
+    found = []
+    for span in spans:
+        inside = parts[
+            bisect_right(stops, _minute(span.start)[:width]) : bisect_left(stops, _minute(span.end)[:width]) + 1
+        ]
+        found.append([sum(column) for column in zip(*inside, strict=True)] or [0] * len(counts.selected_columns))
     return found
+
+
+def _minute(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat()[:16]
 
 
 def runs(connection: sa.Connection, scope: Scope) -> Runs:
@@ -178,36 +228,13 @@ def runs(connection: sa.Connection, scope: Scope) -> Runs:
     )
 
 
-def output(connection: sa.Connection, scope: Scope) -> list[Bar]:
-    """Units done an hour, of a window of up to two days; a day, of a longer one."""
-    window = scope.window
-    if len(window.days) > HOURLY_DAYS:
-        spans = [window.day(day) for day in window.days]
-        return [Bar(span.start, span.seconds / 3600, _done(connection, scope, span)) for span in spans]
-    # A minute is the widest unit of text whose edges are every zone's hours' edges too.
-    minute = sa.func.substr(sa.type_coerce(tally.c.at, sa.Text), 1, 16)
-    query: Query = (
-        sa.select(minute, sa.func.count())
-        .where(*scope.real(OrderKind.PRODUCTION), tally.c.outcome.in_(DONE))
-        .group_by(minute)
-    )
-    start, hours = window.span.start, window.hours()
-    bins = Counter[int]()
-    for text, count in connection.execute(query):
-        at = datetime.fromisoformat(text).replace(tzinfo=UTC)
-        bins[int((at - start).total_seconds() // 3600)] += count
-    return [Bar(span.start, span.seconds / 3600, bins[index]) for index, span in enumerate(hours)]
-
-
 def chart(connection: sa.Connection, scope: Scope) -> tuple[float, list[Point]]:
     """The p-chart of first failures over the 30 days that end with the window's last, and its centre line."""
     month = scope.days(_CHART_DAYS)
     days = [(day, month.window.day(day)) for day in month.window.days]
     failed = count_if(tally.c.outcome == Outcome.FAIL.value)
-    counts = []
-    for _, span in days:
-        query = sa.select(sa.func.count(), failed).where(*first_runs(month, OrderKind.PRODUCTION, span))
-        counts.append(connection.execute(query).one())
+    query: Query = sa.select(sa.func.count(), failed).where(*first_runs(month, OrderKind.PRODUCTION))
+    counts = _in_spans(connection, [span for _, span in days], query)
     centre, limits = p_chart([(units, bad) for units, bad in counts])
     points = []
     for (day, span), (units, bad), limit in zip(days, counts, limits, strict=True):
@@ -218,7 +245,7 @@ def chart(connection: sa.Connection, scope: Scope) -> tuple[float, list[Point]]:
 
 def _why(connection: sa.Connection, scope: Scope, span: Span) -> tuple[tuple[tuple[str, int], ...], ...]:
     """What the first failures of a day were, and in which slots: the two that came most."""
-    conditions = [*first_runs(scope, OrderKind.PRODUCTION, span), tally.c.outcome == Outcome.FAIL.value]
+    conditions = [*first_runs(scope, OrderKind.PRODUCTION, span=span), tally.c.outcome == Outcome.FAIL.value]
     place = tally.c.station + sa.literal("/") + tally.c.slot
     found = []
     for what in (tally.c.fault, place):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -9,9 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from station.faults import Fault
-from station.ledger.schema import closures, tally
+from station.ledger.schema import closures, retests, tally
 from station.model import OrderKind, Outcome
-from station.yields.scope import Query, Scope, count_if, first_runs, later, natural
+from station.yields.scope import Query, Scope, count_if, first_runs, natural, next_counted, retested
 from station.yields.stats import fisher, holm
 
 _EXAMPLES = 3
@@ -101,61 +103,47 @@ def _examples(connection: sa.Connection, scope: Scope, fault: FaultCount) -> tup
 
 def slots(connection: sa.Connection, scope: Scope) -> list[SlotYield]:
     """Each slot's first runs, and whether it fails more of them than the others do."""
-    kind = OrderKind.PRODUCTION
     failed = tally.c.outcome == Outcome.FAIL.value
-    after, following = later(scope, kind)
-    passed = [*following, after.c.outcome == Outcome.PASS.value]
-    here = (after.c.station == tally.c.station) & (after.c.slot == tally.c.slot)
-    query: Query = (
-        sa.select(
-            tally.c.station,
-            tally.c.slot,
-            sa.func.count(),
-            count_if(failed),
-            count_if(failed & sa.exists().where(*passed, ~here)),
-            count_if(failed & sa.exists().where(*passed, here)),
-        )
-        .where(*first_runs(scope, kind))
-        .group_by(tally.c.station, tally.c.slot)
+    first = first_runs(scope, OrderKind.PRODUCTION)
+    place = (tally.c.station, tally.c.slot)
+    query: Query = sa.select(*place, sa.func.count(), count_if(failed)).where(*first).group_by(*place)
+    passed = retests.c.outcome == Outcome.PASS.value
+    here = (retests.c.station == tally.c.station) & (retests.c.slot == tally.c.slot)
+    # Of the few that failed by themselves: the index on faults finds them.
+    after: Query = (
+        sa.select(*place, count_if(retested(scope, passed, ~here)), count_if(retested(scope, passed, here)))
+        .where(*first, failed, tally.c.fault.is_not(None))
+        .group_by(*place)
     )
-    rows: Any = connection.execute(query)
+    then = {(station, slot): passes for station, slot, *passes in connection.execute(after)}
+    rows: Any = [(*row, *then.get((row[0], row[1]), (0, 0))) for row in connection.execute(query)]
     found: list[tuple[str, str, int, int, int, int]] = sorted(rows, key=lambda row: (row[0], natural(row[1])))
-    chances = _chances([(row[2], row[3]) for row in found])
-    worse = _worse([(row[2], row[3]) for row in found])
-    judged = zip(found, chances, worse, strict=True)
+    parts = [(row[2], row[3]) for row in found]
+    judged = zip(found, _chances(parts), _worse(parts), strict=True)
     return [SlotYield(*row, chance, _suspect(chance, worse=more)) for row, chance, more in judged]
 
 
 def lifts(connection: sa.Connection, scope: Scope) -> list[Lifts]:
     """Runs, lifted and swapped boards of each slot and of each operator, that nobody dodges a red lamp unseen."""
-    place = tally.c.station + sa.literal("/") + tally.c.slot
-    return [
-        *_lifts(connection, scope, "slot", place),
-        *_lifts(connection, scope, "operator", tally.c.operator),
-    ]
-
-
-def _lifts(connection: sa.Connection, scope: Scope, kind: str, what: sa.ColumnElement[str]) -> list[Lifts]:
     lifted, swapped = (tally.c.fault == fault.code for fault in (Fault.LIFTED, Fault.SWAPPED))
-    after, following = later(scope, OrderKind.PRODUCTION)
-    then = sa.select(after.c.outcome).where(*following).order_by(after.c.at, after.c.run).limit(1).scalar_subquery()
-    name = what.label("name")
-    query: Query = (
-        sa.select(
-            name,
-            sa.func.count(),
-            count_if(lifted),
-            count_if(swapped),
-            count_if(sa.case((lifted, then), else_=None) == Outcome.FAIL.value),
-        )
-        .where(*scope.real(*_WORK))
-        .group_by(name)
-    )
-    rows: Any = connection.execute(query)
-    found: list[tuple[str, int, int, int, int]] = sorted(rows, key=lambda row: natural(row[0]))
-    chances = _chances([(row[1], row[2]) for row in found])
-    worse = _worse([(row[1], row[2]) for row in found])
-    judged = zip(found, chances, worse, strict=True)
+    where = (tally.c.station + sa.literal("/") + tally.c.slot, tally.c.operator)
+    work = scope.real(*_WORK)
+    query: Query = sa.select(*where, sa.func.count(), count_if(lifted), count_if(swapped)).where(*work).group_by(*where)
+    failed = next_counted(scope, OrderKind.PRODUCTION) == Outcome.FAIL.value
+    after: Query = sa.select(*where, count_if(failed)).where(*work, lifted).group_by(*where)
+    then = {(place, operator): count for place, operator, count in connection.execute(after)}
+    rows = [(*row, then.get((row[0], row[1]), 0)) for row in connection.execute(query)]
+    return [*_lifts("slot", [(row[0], *row[2:]) for row in rows]), *_lifts("operator", [row[1:] for row in rows])]
+
+
+def _lifts(kind: str, parts_of: Iterable[Sequence[Any]]) -> list[Lifts]:
+    by_name: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for name, *numbers in parts_of:
+        by_name[name] = [sum(pair) for pair in zip(by_name[name], numbers, strict=True)]
+    rows: Any = [(name, *by_name[name]) for name in sorted(by_name, key=natural)]
+    found: list[tuple[str, int, int, int, int]] = rows
+    parts = [(row[1], row[2]) for row in found]
+    judged = zip(found, _chances(parts), _worse(parts), strict=True)
     return [Lifts(kind, *row, chance, _suspect(chance, worse=more)) for row, chance, more in judged]
 
 

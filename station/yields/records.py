@@ -15,9 +15,10 @@ from typing import IO, Any
 import sqlalchemy as sa
 
 from station.ledger.schema import issued, tally, uses
+from station.ledger.tally import COUNTED
 from station.model import OrderKind, Outcome
 from station.yields.report import SCHEMA, Figures, plain
-from station.yields.scope import COUNTED, Scope
+from station.yields.scope import Scope
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

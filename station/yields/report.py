@@ -13,7 +13,6 @@ import sqlalchemy as sa
 
 from station.config.report import Report as Settings
 from station.config.report import Shift
-from station.model import OrderKind
 from station.yields import counts, faults, standing, times
 from station.yields.faults import FaultCount, Lifts, SlotYield
 from station.yields.scope import Scope
@@ -96,6 +95,7 @@ def collect(
     """Count everything. ``connection`` should be one transaction that sees one state of the record."""
     span = scope.window.span
     centre, chart = counts.chart(connection, scope)
+    products, hours = counts.products(connection, scope), counts.times(connection, scope, settings)
     own = scope.station is None or scope.station == station
     told = troubles(diary, scope, settings, now) if diary is not None and own else None
     covered = told is not None and told.since is not None and told.since <= span.start
@@ -112,12 +112,12 @@ def collect(
         made_at=now,
         software=software,
         over=now >= span.end,
-        yields=counts.yields(connection, scope, OrderKind.PRODUCTION),
-        rework=counts.yields(connection, scope, OrderKind.REWORK),
-        products=counts.by_product(connection, scope),
-        shifts=counts.by_shift(connection, scope, settings),
+        yields=products.production,
+        rework=products.rework,
+        products=products.each,
+        shifts=hours.shifts,
         runs=counts.runs(connection, scope),
-        output=counts.output(connection, scope),
+        output=hours.output,
         shift_hours=seconds(joined([part for shift in settings.shifts for part in shift_spans(scope, shift, now)]))
         / 3600,
         centre=centre,
@@ -142,9 +142,14 @@ def shift_spans(scope: Scope, shift: Shift, now: datetime) -> list[Span]:
 
 @contextmanager
 def snapshot(connection: sa.Connection) -> Iterator[sa.Connection]:
-    """See one state of the record throughout: SQLite's read transaction does; PostgreSQL is asked to."""
+    """See one state of the record throughout: SQLite's read transaction does; PostgreSQL is asked to.
+
+    A year's sums are also too large for the 4 MB that PostgreSQL gives a sort, and too short to compile.
+    """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        connection.exec_driver_sql("SET LOCAL work_mem = '128MB'")
+        connection.exec_driver_sql("SET LOCAL jit = off")
     yield connection
 
 

@@ -1,7 +1,7 @@
 """What is counted: the rows of the tally that a report is about, as SQL that SQLite and PostgreSQL both speak.
 
 Every query begins at the index on the end of a run, so that a report reads its own days however long the history is;
-what was before a day is asked unit by unit, by the index on the serial.
+which of them were retests stands in a table of its own.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
-from station.ledger.schema import tally
+from station.ledger.schema import retests, tally
+from station.ledger.tally import COUNTED
 from station.model import OrderKind, Outcome
 from station.yields.window import Span, Window
 
 Condition: TypeAlias = sa.ColumnElement[bool]
 Query: TypeAlias = sa.Select[*tuple[Any, ...]]
 
-COUNTED = (Outcome.PASS.value, Outcome.FAIL.value)
 DONE = (Outcome.PASS.value, *(name for name in ("PROVISIONED",) if name in Outcome.__members__))
 
 
@@ -49,38 +49,58 @@ class Scope:
         return replace(self, window=self.window.before(count))
 
 
-def first_runs(scope: Scope, kind: OrderKind, span: Span | None = None) -> list[Condition]:
+def first_runs(scope: Scope, *kinds: OrderKind, span: Span | None = None) -> list[Condition]:
     """The runs that were their unit's first counted one ever: each unit once, on one day, whatever the window.
 
     A filter by order or station chooses among them; it does not make a later run the first.
     """
-    earlier = tally.alias("earlier")
     return [
-        *scope.real(kind, span=span),
+        *scope.real(*kinds, span=span),
         tally.c.outcome.in_(COUNTED),
         tally.c.serial.is_not(None),
-        ~sa.exists().where(
-            earlier.c.serial == tally.c.serial,
-            earlier.c.kind == kind.value,
-            earlier.c.simulated.is_(sa.false()),
-            earlier.c.outcome.in_(COUNTED),
-            (earlier.c.at < tally.c.at) | ((earlier.c.at == tally.c.at) & (earlier.c.run < tally.c.run)),
-        ),
+        ~noted_retest(),
     ]
 
 
-def later(scope: Scope, kind: OrderKind, *more: Any, name: str = "later") -> tuple[Any, list[Condition]]:
-    """The counted runs of the same unit after the row at hand, up to the window's end."""
-    after = tally.alias(name)
-    return after, [
+def noted_retest() -> sa.ColumnElement[bool]:
+    """Whether the row at hand is a counted run of a unit that had one before."""
+    return sa.exists().where(retests.c.run == tally.c.run)
+
+
+def again(scope: Scope) -> sa.Subquery:
+    """The units that were counted again up to the window's end, and whether they passed then: joined to first runs.
+
+    Small, where a question to each of millions of runs is not. What is before the window is no first run's of it.
+    """
+    span, passed = scope.window.span, sa.case((retests.c.outcome == Outcome.PASS.value, 1), else_=0)
+    query = sa.select(retests.c.serial, retests.c.kind, sa.func.max(passed).label("passed"))
+    query = query.where(retests.c.at >= span.start, retests.c.at < span.end)
+    return query.group_by(retests.c.serial, retests.c.kind).subquery("again")
+
+
+def retested(scope: Scope, *more: Condition) -> sa.ColumnElement[bool]:
+    """Whether the unit of a first run was counted again (in a run of ``more``), up to the window's end."""
+    same = (retests.c.serial == tally.c.serial, retests.c.kind == tally.c.kind)
+    return sa.exists().where(*same, retests.c.at < scope.window.span.end, *more)
+
+
+def next_counted(scope: Scope, kind: OrderKind) -> Any:
+    """What the unit of the row at hand was when it was next counted, up to the window's end."""
+    after = tally.alias("after")
+    query = sa.select(after.c.outcome).where(
         after.c.serial == tally.c.serial,
         after.c.kind == kind.value,
         after.c.simulated.is_(sa.false()),
         after.c.outcome.in_(COUNTED),
-        (after.c.at > tally.c.at) | ((after.c.at == tally.c.at) & (after.c.run > tally.c.run)),
+        _when(after) > _when(tally),
         after.c.at < scope.window.span.end,
-        *more,
-    ]
+    )
+    return query.order_by(after.c.at, after.c.run).limit(1).scalar_subquery()
+
+
+def _when(rows: Any) -> Any:
+    """What a unit's runs are ordered by. As one row value, for so the index on the serial answers by itself."""
+    return sa.tuple_(rows.c.at, rows.c.run)
 
 
 def count_if(condition: Condition) -> sa.ColumnElement[int]:

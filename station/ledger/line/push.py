@@ -20,8 +20,8 @@ from station.model import Outcome
 
 _LINKS_A_PUSH: Final = 500
 _ROWS_A_PUSH: Final = 5000
-# What the server has of its own, what it told the station, and the CA's acts, which are no station's.
-NOT_PUSHED: Final = frozenset({"ledger", "passes", "clashes", "restorations", "ceremonies"})
+# What the server has of its own or finds itself, what it told the station, and the CA's acts, which are no station's.
+NOT_PUSHED: Final = frozenset({"ledger", "passes", "clashes", "restorations", "ceremonies", "retests"})
 PUSHED: Final = [
     table
     for table in schema.metadata.sorted_tables

@@ -84,6 +84,25 @@ END
 $$;
 CREATE OR REPLACE TRIGGER line_claim AFTER INSERT ON passes FOR EACH ROW EXECUTE FUNCTION line_claim();
 
+-- `station.ledger.tally` for the whole line: a unit's retest may be another station's, and come here before its first
+-- run. The lock parts two stations that push runs of one unit at once: neither would see the other's.
+CREATE OR REPLACE FUNCTION line_retest() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
+$$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended(NEW.serial, 0));
+    INSERT INTO retests (run, at, serial, kind, outcome, station, slot)
+        SELECT t.run, t.at, t.serial, t.kind, t.outcome, t.station, t.slot FROM tally t
+        WHERE t.serial = NEW.serial AND t.kind = NEW.kind AND NOT t.simulated AND t.outcome IN ('PASS', 'FAIL')
+        ORDER BY t.at, t.run OFFSET 1
+        ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER line_retest AFTER INSERT ON tally FOR EACH ROW
+    WHEN (NEW.serial IS NOT NULL AND NOT NEW.simulated AND NEW.kind <> 'golden' AND NEW.outcome IN ('PASS', 'FAIL'))
+    EXECUTE FUNCTION line_retest();
+
 -- A block of an order for the asking station. The order's row is the lock: of all stations that ask at once, one counts
 -- and takes at a time, so what is given out never exceeds the quantity. The same id gives the same answer again.
 CREATE OR REPLACE FUNCTION line_lease(lease text, wanted_order text, wanted integer, OUT quantity integer, OUT at text)
