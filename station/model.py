@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import uuid
+import secrets
+import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -321,7 +322,7 @@ class Run:
     operator: str
     order: WorkOrder
     product: Product
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = field(default_factory=lambda: run_id(time.time_ns()))
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     unit: Unit | None = None
     number: int | None = None
@@ -342,6 +343,15 @@ class Run:
         if self.unit is None:
             raise FaultError(Fault.UNEXPECTED, f"run {self.id} has no unit yet")
         return self.unit
+
+
+def run_id(now_ns: int) -> str:
+    """A UUID of version 7 (RFC 9562, section 5.7), as hex.
+
+    Its time comes first: an index of millions of runs grows at its end, and a day's runs lie side by side in it.
+    """
+    milliseconds = now_ns // 1_000_000
+    return f"{milliseconds << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62):032x}"
 
 
 def certificate_id(certificate: x509.Certificate) -> str:

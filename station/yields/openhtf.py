@@ -52,7 +52,7 @@ def records(connection: sa.Connection, scope: Scope) -> Iterator[tuple[str, dict
 
 
 def _name(run: Any) -> str:
-    return f"{run['serial'] or 'UNKNOWN'}.{run['product']}.{run['at']:%Y-%m-%d_%H-%M-%S}.{run['run'][:8]}.json"
+    return f"{run['serial'] or 'UNKNOWN'}.{run['product']}.{run['at']:%Y-%m-%d_%H-%M-%S}.{run['run'][-8:]}.json"
 
 
 def _record(rows: list[Any]) -> dict[str, Any]:
