@@ -55,6 +55,7 @@ lock: setup-dev
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --extra install --extra sim --extra dev pyproject.toml -o .requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra install --extra sim pyproject.toml -c .requirements/dev.txt -o .requirements/sim.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra install pyproject.toml -c .requirements/dev.txt -o .requirements/run.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-deps --no-emit-index-url --no-annotate --no-header --upgrade .requirements/alone.in -o .requirements/alone.txt
 
 clean:
 	rm -rf .venv .demo .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

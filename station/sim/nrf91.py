@@ -130,9 +130,10 @@ class Shell:
     def _answer(self, line: bytes) -> bytes:
         if line == b"kernel uptime":
             return f"Uptime: {int((time.monotonic() - self._began) * 1000)} ms".encode()
-        if not (line.startswith(b"at '") and line.endswith(b"'")) or len(line) > _LINE:
+        if not line.startswith(b"at ") or len(line) > _LINE:
             return line.split(b" ")[0] + b": command not found"
-        command = line[4:-1]
+        quoted = line.startswith(b"at '") and line.endswith(b"'")
+        command = line[4:-1] if quoted else line[3:]
         if command.startswith(b"AT%CMNG=0,") and "keeps-escapes" not in self._faults:
             command = command.replace(b"\\n", b"\r\n")
         return self._modem.obey(command)

@@ -81,7 +81,9 @@ class Shell:
             self._terminal.say(b"\x1b[1;33m[00:00:11.000,000] <wrn> shell_uart: RX ring buffer full.\r\n\x1b[m")
             line = line[:ring]
         try:
-            said = "" if line == b"kernel reboot cold" else self._answer(line.decode("latin-1").split())
+            said = (
+                "" if line == b"kernel reboot cold" else self._answer(line.decode("latin-1").replace('"', "").split())
+            )
         except ShellError as error:
             said = f"\x1b[1;31m{error}\x1b[m\r\n"
         if self._raw is None:

@@ -167,7 +167,7 @@ class Credentials:
         lines = []
         for file in sorted(self._store.glob("*.cred")):
             tag, kind = file.stem.split("-")
-            if words and words[0] not in {"any", tag}:
+            if any(asked not in {"any", found} for asked, found in zip(words, (tag, kind), strict=False)):
                 continue
             raw = self._shown(tag, kind) or b""
             digest = base64.b64encode(hashlib.sha256(raw).digest()).decode()
