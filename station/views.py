@@ -187,30 +187,32 @@ def print_transcript(found: dict[str, Any]) -> None:
 
 
 def print_families(families: Iterable[tuple[str, Family]]) -> None:
-    """Each board family with what its firmware can hold, by default options."""
-    table = Table("family", "keys by the board", "keys by the station", "chain", "dials", "holds", box=None)
+    """Each board family with what its firmware can hold, by default options. No line is cut, whatever the terminal."""
+    console = Console(soft_wrap=True, highlight=False)
     for name, family in families:
         limits = family.limits(family.options.model_construct())
-        table.add_row(
-            name,
-            ", ".join(sorted(limits.board_keys)) or "-",
-            ", ".join(sorted(limits.station_keys)) or "-",
-            " or ".join(sorted(limits.forms)),
-            "yes" if limits.dials else "no",
-            _held(limits),
-        )
-    Console(soft_wrap=True).print(table)
+        console.print(f"[bold]{name}[/]  {escape(family.title)}")
+        for what, told in _told(limits):
+            console.print(f"    {what:20} {escape(told)}")
 
 
-def _held(limits: Limits) -> str:
-    words = []
-    if limits.place_bytes is not None:
-        words.append(f"{limits.place_bytes} bytes of {'DER' if limits.der else 'PEM'}")
-    if limits.certificate_bytes is not None:
-        words.append(f"certificates up to {limits.certificate_bytes} bytes (DER)")
+def _told(limits: Limits) -> Iterator[tuple[str, str]]:
+    yield "keys by the board", ", ".join(sorted(limits.board_keys)) or "none"
+    yield "keys by the station", ", ".join(sorted(limits.station_keys)) or "none"
+    yield "chain", " or ".join(sorted(limits.forms))
+    dials = ["the board"] if limits.dials else []
+    dials += ["the station, where it made the key"] if limits.station_keys else []
+    yield "first contact by", " or ".join(dials) or "nobody: its units end as PROVISIONED"
+    yield "firmware images", "yes" if limits.flashes else "no"
+    sizes = {
+        f"bytes of {'DER' if limits.der else 'PEM'} a place": limits.place_bytes,
+        "bytes of DER a certificate": limits.certificate_bytes,
+        "bytes of server roots": limits.roots_bytes,
+        "server root(s)": limits.root_count,
+    }
+    yield "holds", ", ".join(f"{size} {what}" for what, size in sizes.items() if size is not None) or "no known limit"
     if limits.lifted_by:
-        words.append(f"lifted by {limits.lifted_by}")
-    return escape("; ".join(words)) or "no known limit"
+        yield "lifted by", limits.lifted_by
 
 
 def _slot_row(slot: dict[str, Any]) -> tuple[str, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from test_ca import NUMBER, make_key, make_root, product
 from whole_line import MakeStation
 
+from station.boards import families
 from station.boards.enrollment import enroll_here
 from station.ca import CertificateAuthority
 from station.credentials import Credentials, chosen_roots
@@ -20,7 +24,7 @@ from station.family import Limits
 from station.faults import Fault
 from station.fit import misfits
 from station.model import ChainForm, FirstContact, Image, KeyOrigin, KeyType, Product
-from station.sim.line import LineError
+from station.sim.line import LineError, command
 
 ROOMY = Limits(frozenset(ChainForm), frozenset(KeyType), frozenset(KeyType), dials=True)
 
@@ -110,11 +114,32 @@ def test_a_station_whose_product_does_not_fit_starts_not_and_its_check_says_why(
     station = make_station()
     odd = station.products["console-board-key"]
     station.products["odd"] = {**odd, "certificate": {**odd["certificate"], "chain": "leaf"}}
+    station.products["py"] = {**odd, "driver": "micropython", "key": {"type": "rsa4096", "origin": "station"}}
+    image = {"file": "app.bin", "offset": 0, "sha256": "0" * 64}
+    station.products["gateway"] = {**odd, "driver": "linux", "images": [image]}
     station.write_config()
-    text = rf"{Fault.PRODUCT_UNFIT.code} .*\n.*odd: console holds no chain of the form leaf"
-    for command in (["config", "check"], ["run"]):
-        with pytest.raises(LineError, match=text):
-            station.run(*command)
+    for asked in (["config", "check"], ["run"]):
+        with pytest.raises(LineError, match=Fault.PRODUCT_UNFIT.code) as error:
+            station.run(*asked)
+        said = str(error.value)
+        assert "odd: console holds no chain of the form leaf" in said
+        assert "py: micropython takes no rsa4096 key made by the station (it takes: p256, p384, rsa2048)" in said
+        assert "py: micropython holds no chain of the form leaf+ca (it holds: leaf)" in said
+        assert "gateway: linux writes no firmware images" in said
+
+
+def test_station_boards_tells_each_family_s_limits_whole() -> None:
+    narrow = {**os.environ, "COLUMNS": "60"}
+    found = json.loads(command(["boards", "--json"], narrow))
+    blocks = dict(re.findall(r"^(\w+)  .+\n((?:    .+\n)+)", command(["boards"], narrow), re.MULTILINE))
+    assert set(blocks) == set(found) == set(families())
+    for name, limits in found.items():
+        told = dict(re.findall(r"^    (\S.*?)  +(.*)$", blocks[name], re.MULTILINE))
+        assert told.get("lifted by", "") == limits["lifted_by"]
+        assert told["chain"].split(" or ") == sorted(limits["forms"])
+        sizes = [limits[size] for size in ("place_bytes", "certificate_bytes", "roots_bytes", "root_count")]
+        assert re.findall(r"\d+", told["holds"]) == [str(size) for size in sizes if size is not None]
+        assert sum(size is not None for size in sizes) >= (name != "command"), "each firmware has its limit"
 
 
 def test_a_firmware_file_that_is_not_the_reviewed_one_is_found_out_at_start(make_station: MakeStation) -> None:

@@ -335,6 +335,7 @@ def _limits(_options: Any) -> Limits:
         station_keys=EVERY_KEY,
         dials=True,
         place_bytes=_FILE_MAX,
+        roots_bytes=_FILE_MAX,
         lifted_by="nothing: a file system has room",
     )
 

@@ -50,6 +50,7 @@ _DIAL_MORE_S: Final = 10.0
 _TRIES: Final = 3
 _PIECE: Final = 768  # bytes of a file a call: a round trip costs 16 ms, the board's memory is small
 _FILE_MAX: Final = 8_192
+_ROOTS_MAX: Final = 8
 _CODE_PIECE: Final = 256
 _NAMES: Final = r"^\.?(/[A-Za-z0-9_-]{1,32}){0,4}/?$"
 
@@ -186,7 +187,7 @@ class MicroPythonBoard:
     def _root_count(self) -> int:
         """How many roots stand there in a row: a retest may dial without having installed anything."""
         count = 0
-        while count < 8 and self._digest(self._path(f"{self._options.root}{count}.der")) is not None:
+        while count < _ROOTS_MAX and self._digest(self._path(f"{self._options.root}{count}.der")) is not None:
             count += 1
         return count
 
@@ -346,6 +347,7 @@ FAMILY: Final = Family(
         dials=True,
         der=True,
         place_bytes=_FILE_MAX,
+        root_count=_ROOTS_MAX,
         lifted_by="nothing: its TLS sends the leaf alone, so the cloud must know the CA by SNI",
     ),
 )
