@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from ledgers import admitted, certify, golden, production, rework, rows, unit, whole_run
 from postgres import PASSWORD, STATIONS, Line, Network, Postgres, station_ledger
 
@@ -178,6 +182,62 @@ def test_a_server_killed_in_a_push_has_each_row_once(
     sync.round()
     everything(line, one)
     assert line.rows(PASSED) == [(3,)]
+
+
+class Lossy:
+    """The line's server behind a network that loses requests, and answers of what was committed."""
+
+    def __init__(self, server: LineServer, chance: random.Random) -> None:
+        self._server, self._chance = server, chance
+
+    @contextmanager
+    def transaction(self, deadline_s: float | None = None) -> Iterator[sa.Connection]:
+        fate = self._chance.random()
+        if fate < 0.15:
+            raise FaultError(Fault.LINE_AWAY, "the request is lost")
+        with self._server.transaction(deadline_s) as connection:
+            yield connection
+        if fate > 0.85:
+            raise FaultError(Fault.LINE_AWAY, "the answer is lost")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_whatever_is_lost_given_back_or_late_the_order_is_built_to_the_unit(
+    line: Line, make_stations: MakeStations, seed: int
+) -> None:
+    chance = random.Random(seed)
+    ledgers = make_stations(*STATIONS)
+    syncs = [line.sync(one, name, block=3) for one, name in zip(ledgers, STATIONS, strict=True)]
+    whole = [sync._server for sync in syncs]
+    for sync in syncs:
+        sync._server = cast("LineServer", Lossy(sync._server, chance))
+    ledgers[0].add_order(production(quantity=13), "linh")
+    for turn in range(90):
+        index = chance.randrange(3)
+        match chance.choices(("build", "sync", "give back"), (5, 4, 1))[0]:
+            case "build":
+                fault = Fault.CLOUD_SILENT if chance.random() < 0.2 else None
+                built(ledgers[index], f"{STATIONS[index]}-{turn}", fault)
+            case "sync":
+                suppress_all(syncs[index].round)
+            case "give back":
+                give_back(ledgers[index].store, STATIONS[index], "WO-1")
+        assert line.rows("SELECT coalesce(sum(quantity), 0) <= 13 FROM leases") == [(True,)]
+    for sync, server in zip(syncs, whole, strict=True):
+        sync._server = server
+        sync.round()
+    more = itertools.count()  # now the first builds what is left of it all
+    for ledger, sync, name in zip(ledgers[1:], syncs[1:], STATIONS[1:], strict=True):
+        give_back(ledger.store, name, "WO-1")
+        sync.push()
+    syncs[0].round()
+    while built(ledgers[0], f"last-{next(more)}"):
+        syncs[0].round()
+    for sync in syncs:
+        sync.round()
+    assert line.rows(PASSED) == [(13,)]
+    assert line.rows("SELECT sum(quantity) FROM leases") == [(13,)]
+    everything(line, *ledgers)
 
 
 def test_a_server_that_hangs_holds_up_no_slot(line: Line, network: Network, make_stations: MakeStations) -> None:
