@@ -78,8 +78,11 @@ def print_changes(changes: Iterable[dict[str, Any]]) -> None:
     """A line for each change of a slot, for as long as there are changes."""
     seen: dict[str, dict[str, Any]] = {}
     console = Console(soft_wrap=True, highlight=False)
-    standing = False
+    standing, apart = False, None
     for status in changes:
+        if status["line"] and status["line"]["fault"] != apart:
+            apart = status["line"]["fault"]
+            console.print(escape(line_sentence(status["line"], Messages.load("en"))), style="yellow")
         if bool(status["andon"]) is not standing:
             standing = not standing
             console.print(andon_line(status["andon"]) if standing else "the line goes on", style="bold red")

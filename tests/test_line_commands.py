@@ -250,6 +250,15 @@ def test_how_the_line_stands_is_one_sentence_in_each_language(language: str) -> 
     assert views.line_sentence({**link, "synced_at": None}, messages) == messages.word("line begins")
 
 
+def test_watch_tells_when_the_line_is_lost_and_when_it_is_back(capsys: pytest.CaptureFixture[str]) -> None:
+    at = "2026-11-26T05:00:00+00:00"
+    link = {"synced_at": at, "backlog": 0, "left": [], "fault": None, "detail": "", "since": at}
+    away = {**link, "fault": "S633", "backlog": 9}
+    views.print_changes({"andon": None, "slots": [], "line": each} for each in (link, link, away, away, link, None))
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0][:19] for line in said] == ["line: out of touch ", "line: in touch"]
+
+
 # Settings.
 
 
