@@ -149,7 +149,7 @@ def _output(figures: Figures, words: Words) -> str | None:
         axes.set_xlim(-0.6, len(bars) - 0.4)
         axes.set_ylim(0, max(*(bar.done for bar in bars), target if target and figures.hourly else 0) * 1.18)
         axes.grid(axis="x", visible=False)
-        axes.yaxis.set_major_formatter(lambda value, _: words.number(value))
+        _whole_numbers(axes.yaxis, words)
     return made[0]
 
 
