@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from test_ca import NUMBER, make_key, make_root, product
 
 from station.boards import family
+from station.boards.command_line import CommandLine
 from station.ca import CertificateAuthority
 from station.credentials import Credentials, Enrollment, examine
 from station.faults import Fault, FaultError
@@ -71,6 +72,7 @@ def less_patience(monkeypatch: pytest.MonkeyPatch, name: str, expected: Fault) -
         less |= {"PROMPT": 0.5, "LONG": 0.8, "LOGIN": 2.0, "KEY": 0.8}
         for what, seconds in less.items():
             monkeypatch.setattr(f"station.boards.{name}._{what}_S", seconds, raising=False)
+            monkeypatch.setattr(CommandLine, f"{what}_S", seconds, raising=False)
 
 
 class Bed:

@@ -10,32 +10,20 @@ import base64
 import binascii
 import re
 import secrets
-import time
-from collections.abc import Callable
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import BaseModel, ConfigDict, Field
 
-from station.boards.wire import Never, Wire
+from station.boards.command_line import CommandLine, LostError
 from station.credentials import Credentials, Enrollment, Evidence, Held
 from station.family import Family, Limits
 from station.faults import Fault, FaultError
 from station.interfaces import Stop
-from station.model import SERIAL, Call, ChainForm, Ending, KeyType, Product, Unit
+from station.model import SERIAL, ChainForm, KeyType, Product, Unit
 from station.transcript import Transcript
 
-_T = TypeVar("_T")
-
-_SYNC_S: Final = 1.0
-_SHORT_S: Final = 3.0
-_STORE_S: Final = 10.0
-_KEYGEN_S: Final = 30.0
-_RESTART_S: Final = 10.0
-_QUIET_S: Final = 0.05
-_PROBE_S: Final = 0.3
-_TRIES: Final = 3
 _DER_MOST: Final = 1_983  # an import stops where a line more would not fit its 2,048 bytes (xReadPemFromCliAsDer)
 _ROOT_LABEL: Final = "root_ca_cert"
 
@@ -60,40 +48,15 @@ class Options(BaseModel):
     endpoint: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,100}$")] | None = None
 
 
-class _LostError(Exception):
-    """An answer came damaged: worth asking once more."""
-
-
-class FreertosBoard:
-    """One unit on ``port``, for one run. Satisfies `interfaces.Board`.
-
-    Raises:
-        FaultError: as `Wire`. Every method: `Fault.UNIT_SILENT`, `Fault.UNIT_GARBLED`, `Fault.UNIT_REFUSED`,
-            `Fault.LIFTED`, and what ``stop`` raises.
-    """
+class FreertosBoard(CommandLine):
+    """One unit on ``port``, for one run. Satisfies `interfaces.Board`."""
 
     def __init__(self, port: str, product: Product, stop: Stop, transcript: Transcript) -> None:
-        self._product = product
+        super().__init__(port, product, stop, transcript)
         self._options: Options = product.options or Options()
-        self._wire = Wire(port, product.baud, stop, transcript)
-        self._ready, self._echoes = False, True
+        self._echoes = True
         self._renamed: dict[str, str] = {}  # thing names that this run gave, with the serial behind each
         self._root: bytes | None = None
-
-    @classmethod
-    def probe(cls, port: str, product: Product) -> bool:
-        """Whether a prompt answers Ctrl-C at ``port`` within a moment. For `Family.probe`."""
-        try:
-            wire = Wire(port, product.baud, Never(), Transcript())
-        except FaultError:
-            return False
-        try:
-            wire.ask(_CANCEL, _PROMPT, _PROBE_S)
-        except FaultError as error:
-            return error.fault is Fault.UNIT_GARBLED
-        finally:
-            wire.close()
-        return True
 
     def identify(self) -> Unit:
         """The thing name, as serial and as chip id: the command line tells nothing else of the board.
@@ -106,10 +69,6 @@ class FreertosBoard:
             name = self._again(self._baptise)
         serial = self._renamed.get(name) or self._serial_in(name)
         return Unit(serial, serial, self._product.model, "iot-reference-stm32u5")
-
-    def flash(self) -> None:
-        """Refused: the command line carries no firmware."""
-        raise FaultError(Fault.CONFIG, "the family freertos flashes no firmware")
 
     def enroll(self, subject: str) -> Enrollment:
         """Set thing name (the CSR's common name) and endpoint, then have the board make its key and CSR."""
@@ -142,15 +101,7 @@ class FreertosBoard:
 
         Raises also `Fault.UNIT_RESET`.
         """
-        self._again(self._uptime)
-        began = time.monotonic()
-        self._wire.write(b"reset\r\n")
-        self._ready = False
-        self._wire.through_restart(lambda: self._synchronise(round(_RESTART_S / _SYNC_S)), _RESTART_S)
-        # Who restarted has not been up for longer than that.
-        up, passed = self._again(self._uptime), (time.monotonic() - began) * 1000
-        if up > passed:
-            raise FaultError(Fault.UNIT_RESET, f"up for {up} ms, {passed:.0f} ms after the reset: it did not restart")
+        self._restart(b"reset\r\n")
 
     def inspect(self, _nonce: bytes) -> Evidence:
         """Read the leaf back, and see that the public key that the board shows is the leaf's.
@@ -170,14 +121,6 @@ class FreertosBoard:
         if self._again(lambda: self._pem("pki export key", "PUBLIC KEY")) != _key_of(leaf):
             raise FaultError(Fault.KEY_UNPROVEN, "the public key that the board shows is not that of its certificate")
         return Evidence((Held(leaf, der=True),), None)
-
-    def dial(self, _call: Call) -> Ending:
-        """Refused: the firmware connects when it likes, and its command line tells nothing of it."""
-        raise FaultError(Fault.UNIT_CANNOT_DIAL, "the command line makes no MQTT connection")
-
-    def close(self) -> None:
-        """Give the port back. Never raises."""
-        self._wire.close()
 
     def _serial_in(self, name: str) -> str:
         """The serial in a thing name that an earlier run may have set by the product's `client_id`."""
@@ -208,60 +151,60 @@ class FreertosBoard:
             self._commit()
 
     def _configured(self, key: str) -> str:
-        for line in self._ask(f"conf get {key}", _SHORT_S):
+        for line in self._ask(f"conf get {key}", self.SHORT_S):
             if line.startswith(f"{key}=".encode()) and (found := _CONF.fullmatch(line)):
                 return found[1].decode("latin-1")
-        raise _LostError(f"conf get {key} is not answered in its form")
+        raise LostError(f"conf get {key} is not answered in its form")
 
     def _set(self, key: str, value: str) -> None:
-        lines = self._ask(f"conf set {key} {value}", _SHORT_S)
+        lines = self._ask(f"conf set {key} {value}", self.SHORT_S)
         if f'{key}="{value}"'.encode() not in lines:
-            raise _LostError(f"conf set {key} is not answered in its form")
+            raise LostError(f"conf set {key} is not answered in its form")
 
     def _commit(self) -> None:
-        lines = self._ask("conf commit", _STORE_S)
+        lines = self._ask("conf commit", self.STORE_S)
         if any(line.startswith(b"Error: Could not save") for line in lines):
             raise FaultError(Fault.UNIT_REFUSED, "conf commit: the configuration could not be saved")
         if b"Configuration saved to NVM." not in lines:
-            raise _LostError("conf commit is not answered in its form")
+            raise LostError("conf commit is not answered in its form")
 
     def _keygen(self) -> bytes:
-        lines = self._ask("pki generate key", _KEYGEN_S)
+        lines = self._ask("pki generate key", self.KEYGEN_S)
         if not any(line.startswith(b"SUCCESS") for line in lines):
             raise FaultError(Fault.UNIT_REFUSED, "pki generate key: no SUCCESS was printed")
-        csr = self._pem("pki generate csr", "CERTIFICATE REQUEST", _KEYGEN_S)
+        csr = self._pem("pki generate csr", "CERTIFICATE REQUEST", self.KEYGEN_S)
         if csr is None:
             raise FaultError(Fault.UNIT_REFUSED, "pki generate csr: nothing was printed")
         return csr
 
     def _import(self, certificate: x509.Certificate, label: str) -> None:
         """One certificate. Each line waits for the prompt behind its echo: there is no flow control."""
-        self._ask(f"pki import cert{label}", _SHORT_S)
+        self._ask(f"pki import cert{label}", self.SHORT_S)
         lines: list[bytes] = []
         for line in certificate.public_bytes(Encoding.PEM).splitlines():
-            lines += self._ask(line.decode("ascii"), _STORE_S)
+            lines += self._ask(line.decode("ascii"), self.STORE_S)
         if any(line.startswith(b"Success: Certificate loaded to label:") for line in lines):
             return
         why = next((line for line in lines if line.startswith(b"Error")), b"")
         if not why and any(line.startswith(b"Command not recognized") for line in lines):
             # The import ended before its PEM did: at a line that came damaged, or by a restart.
-            raise _LostError("pki import cert: its PEM was taken for commands")
+            raise LostError("pki import cert: its PEM was taken for commands")
         why = why or b"nothing was printed"
         raise FaultError(Fault.INSTALL_REFUSED, f"pki import cert{label}: {why.decode('latin-1')}")
 
-    def _pem(self, command: str, name: str, total_s: float = _SHORT_S) -> bytes | None:
+    def _pem(self, command: str, name: str, total_s: float = CommandLine.SHORT_S) -> bytes | None:
         """The DER of what a command prints as PEM; None where it prints none. Log lines may stand in the middle."""
         lines = self._ask(command, total_s)
         head, end = f"-----BEGIN {name}-----".encode(), f"-----END {name}-----".encode()
         if head not in lines:
             return None
         if end not in lines:
-            raise _LostError(f"{command}: the PEM does not end")
+            raise LostError(f"{command}: the PEM does not end")
         inner = lines[lines.index(head) + 1 : lines.index(end)]
         try:
             return base64.b64decode(b"".join(line for line in inner if _BASE64.fullmatch(line)), validate=True)
         except binascii.Error as error:
-            raise _LostError(f"{command}: no base64: {error}") from error
+            raise LostError(f"{command}: no base64: {error}") from error
 
     def _ask(self, line: str, total_s: float) -> list[bytes]:
         """What is printed from a line's echo to the next prompt, without log lines.
@@ -272,50 +215,28 @@ class FreertosBoard:
         raw = line.encode("ascii")
         self._wire.write(raw + b"\r\n")
         if self._echoes:
-            self._wire.until(re.compile(re.escape(raw) + rb"\r{0,4}\n"), _SHORT_S + len(raw) * 20 / self._wire.baud)
+            self._wire.until(re.compile(re.escape(raw) + rb"\r{0,4}\n"), self.SHORT_S + len(raw) * 20 / self._wire.baud)
         found = self._wire.until(_PROMPT, total_s)
         lines = [one.strip() for one in found.string[: found.start()].splitlines()]
         return [one for one in lines if one and not _LOG_LINE.match(one)]
 
     def _uptime(self) -> int:
         """Milliseconds since the board started."""
-        for line in self._ask("uptime", _SHORT_S):
+        for line in self._ask("uptime", self.SHORT_S):
             if found := _UPTIME.fullmatch(line):
                 days, hours, minutes, seconds, rest = (int(part) for part in found.groups())
                 return (((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1000 + rest
-        raise _LostError("uptime is not answered in its form")
+        raise LostError("uptime is not answered in its form")
 
-    def _again(self, act: Callable[[], _T]) -> _T:
-        """Do what may be done twice, and do it again where an answer was lost or damaged."""
-        for attempt in range(1, _TRIES + 1):
-            self._synchronise()
-            try:
-                return act()
-            except _LostError as error:
-                if attempt == _TRIES:
-                    raise FaultError(Fault.UNIT_GARBLED, str(error)) from None
-                self._ready = False
-            except FaultError as error:
-                if error.fault is not Fault.UNIT_SILENT or attempt > 1:
-                    raise
-                self._ready = False
-        raise AssertionError  # pragma: no cover - the last attempt returns or raises
+    def _knock(self, total_s: float) -> None:
+        self._wire.ask(_CANCEL, _PROMPT, total_s)
 
-    def _synchronise(self, tries: int = _TRIES) -> None:
+    def _wake(self) -> None:
         """Drop a half line by Ctrl-C, end a half PEM by a line that is too long for one, and wait for quiet."""
-        for attempt in range(1, tries + 1):
-            if self._ready:
-                return
-            try:
-                found = self._wire.ask(_CANCEL + _DASHES + b"\r\n", _TOO_LONG, _SYNC_S)
-                self._echoes = _DASHES in found.string
-                self._wire.until(_PROMPT, _SYNC_S)
-            except FaultError as error:
-                if error.fault is not Fault.UNIT_SILENT or attempt == tries:
-                    raise
-            else:
-                self._wire.drain(_QUIET_S, _SYNC_S)
-                self._ready = True
+        found = self._wire.ask(_CANCEL + _DASHES + b"\r\n", _TOO_LONG, self.SYNC_S)
+        self._echoes = _DASHES in found.string
+        self._wire.until(_PROMPT, self.SYNC_S)
+        self._wire.drain(self.QUIET_S, self.SYNC_S)
 
 
 def _key_of(leaf: bytes) -> bytes | None:

@@ -9,37 +9,24 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from station.boards.attestation import Attestation, identity_keys
+from station.boards.command_line import CommandLine, LostError
 from station.boards.csr import mended
 from station.boards.enrollment import enroll_here
-from station.boards.wire import Never, Wire
 from station.config.loader import FilePath
 from station.credentials import Credentials, Enrollment, Evidence, Held
 from station.family import Family, Limits
 from station.faults import Fault, FaultError
 from station.interfaces import Stop
-from station.model import Call, ChainForm, Ending, KeyOrigin, KeyType, Product, Unit
+from station.model import ChainForm, KeyOrigin, KeyType, Product, Unit
 from station.transcript import Transcript
-
-_T = TypeVar("_T")
-
-_SYNC_S: Final = 1.0  # an AT alone is answered at once
-_SHORT_S: Final = 3.0
-_STORE_S: Final = 10.0  # a write goes to the modem's flash
-_KEYGEN_S: Final = 30.0
-_RESTART_S: Final = 10.0
-_QUIET_S: Final = 0.05
-_TRIES: Final = 3
-_PROBE_S: Final = 0.3
 
 _ROOTS, _CHAIN, _KEY = 0, 1, 2  # the types of %CMNG
 _TAG_MAX: Final = 2_147_483_647
@@ -118,39 +105,13 @@ class _Answer:
     error: int | None
 
 
-class _GarbledError(Exception):
-    """An answer came, but not in its form: worth asking again where that changes nothing."""
-
-
-class Nrf91Board:
-    """One unit on ``port``, for one run. Satisfies `interfaces.Board`.
-
-    Raises:
-        FaultError: as `Wire`. Every method: `Fault.UNIT_SILENT`, `Fault.UNIT_GARBLED`, `Fault.UNIT_REFUSED`,
-            `Fault.LIFTED`, and what ``stop`` raises.
-    """
+class Nrf91Board(CommandLine):
+    """One unit on ``port``, for one run. Satisfies `interfaces.Board`."""
 
     def __init__(self, port: str, product: Product, stop: Stop, transcript: Transcript) -> None:
-        self._product, self._stop = product, stop
+        super().__init__(port, product, stop, transcript)
         self._options: Options = product.options or Options()
-        self._wire = Wire(port, product.baud, stop, transcript)
-        self._ready = False
         self._about: tuple[str, str] | None = None
-
-    @classmethod
-    def probe(cls, port: str, product: Product) -> bool:
-        """Whether a modem answers AT at ``port`` within a moment. For `Family.probe`."""
-        try:
-            board = cls(port, product, Never(), Transcript())
-        except FaultError:
-            return False
-        try:
-            board._ask("AT", _PROBE_S)
-        except FaultError as error:
-            return error.fault is Fault.UNIT_GARBLED
-        finally:
-            board.close()
-        return True
 
     def identify(self) -> Unit:
         """IMEI (the serial), device UUID (the chip id; before modem firmware 1.3 the IMEI again), model, firmware."""
@@ -158,10 +119,6 @@ class Nrf91Board:
         if self._about is None:
             self._about = (self._query("AT+CGMM", _WORD), self._query("AT+CGMR", _WORD))
         return Unit(imei, self._device() or imei, *self._about)
-
-    def flash(self) -> None:
-        """Refused: AT commands carry no firmware."""
-        raise FaultError(Fault.CONFIG, "the family nrf91 flashes no firmware")
 
     def enroll(self, subject: str) -> Enrollment:
         """Have the modem make its key and CSR (%KEYGEN); or make both here, and tell the modem nothing of it yet.
@@ -197,23 +154,16 @@ class Nrf91Board:
 
         Raises also `Fault.UNIT_RESET`.
         """
-        self._synchronise()
         match self._options.reset:
             case "cfun":
-                self._again(lambda: self._accepted(self._ask("AT+CFUN=0", _SHORT_S), "AT+CFUN=0", Fault.UNIT_RESET))
+                self._again(lambda: self._accepted(self._ask("AT+CFUN=0", self.SHORT_S), "AT+CFUN=0", Fault.UNIT_RESET))
+                self._come_back()
             case "xreset":
+                self._synchronise()
                 self._xreset()
+                self._come_back()
             case "kernel":
-                self._wire.write(b"kernel reboot cold\r\n")
-        began = time.monotonic()
-        self._ready = False
-        self._wire.through_restart(lambda: self._synchronise(round(_RESTART_S / _SYNC_S)), _RESTART_S)
-        if self._options.reset == "kernel":
-            found = self._wire.ask(b"kernel uptime\r\n", _UPTIME, _SHORT_S)
-            up, passed = int(found[1]), (time.monotonic() - began) * 1000
-            # Who restarted has not been up for longer than that.
-            if up > passed:
-                raise FaultError(Fault.UNIT_RESET, f"up for {up} ms, {passed:.0f} ms after the reset")
+                self._restart(b"kernel reboot cold\r\n")
 
     def inspect(self, _nonce: bytes) -> Evidence:
         """The SHA-256 of what the modem holds under the tag. A key that it made itself shows nothing of itself."""
@@ -223,18 +173,10 @@ class Nrf91Board:
         by_station = self._product.key_origin is KeyOrigin.STATION
         return Evidence((held[_CHAIN],), held.get(_KEY) if by_station else None, held.get(_ROOTS, Held(b"")))
 
-    def dial(self, _call: Call) -> Ending:
-        """Refused: neither AT library dials AWS IoT for the station."""
-        raise FaultError(Fault.UNIT_CANNOT_DIAL, "the AT firmware makes no MQTT connection for the station")
-
-    def close(self) -> None:
-        """Give the port back. Never raises."""
-        self._wire.close()
-
     def _xreset(self) -> None:
         """Its OK may be lost with the port of a USB board; the stop tells a board that was lifted."""
         try:
-            self._accepted(self._ask("AT#XRESET", _SHORT_S), "AT#XRESET", Fault.UNIT_RESET)
+            self._accepted(self._ask("AT#XRESET", self.SHORT_S), "AT#XRESET", Fault.UNIT_RESET)
         except FaultError as error:
             if error.fault is not Fault.LIFTED:
                 raise
@@ -252,10 +194,10 @@ class Nrf91Board:
         for kind in (_CHAIN, _KEY):
             self._delete(kind)
         tag = self._options.sec_tag
-        answer = self._ask(f'AT%KEYGEN={tag},2,0,"CN={subject}"', _KEYGEN_S)
+        answer = self._ask(f'AT%KEYGEN={tag},2,0,"CN={subject}"', self.KEYGEN_S)
         found = _MADE.search(self._accepted(answer, "AT%KEYGEN", Fault.UNIT_REFUSED).text)
         if found is None:
-            raise _GarbledError("AT%KEYGEN gave no CSR")
+            raise LostError("AT%KEYGEN gave no CSR")
         csr = _base64url(found[1])
         keys = self._options.keys
         if found[2] is not None:
@@ -267,7 +209,7 @@ class Nrf91Board:
     def _store(self, kind: int, text: bytes) -> None:
         def write() -> None:
             self._delete(kind)
-            answer = self._ask(self._options.write(kind, text.decode("ascii")), _STORE_S)
+            answer = self._ask(self._options.write(kind, text.decode("ascii")), self.STORE_S)
             self._accepted(answer, f"AT%CMNG=0 of type {kind}", Fault.INSTALL_REFUSED)
 
         self._again(write)
@@ -275,16 +217,16 @@ class Nrf91Board:
     def _delete(self, kind: int) -> None:
         """Clear a place of the tag; one that is empty is as good."""
         self._offline()
-        answer = self._ask(f"AT%CMNG=3,{self._options.sec_tag},{kind}", _STORE_S)
+        answer = self._ask(f"AT%CMNG=3,{self._options.sec_tag},{kind}", self.STORE_S)
         if answer.error != _NOT_FOUND:
             self._accepted(answer, f"AT%CMNG=3 of type {kind}", Fault.INSTALL_REFUSED)
 
     def _listed(self) -> dict[int, Held]:
-        answer = self._ask(f"AT%CMNG=1,{self._options.sec_tag}", _SHORT_S)
+        answer = self._ask(f"AT%CMNG=1,{self._options.sec_tag}", self.SHORT_S)
         text = self._accepted(answer, "AT%CMNG=1", Fault.UNIT_REFUSED).text
         lines = _LISTED.findall(text)
         if len(lines) != text.count(b"%CMNG: "):
-            raise _GarbledError("a line of AT%CMNG=1 is not in its form")
+            raise LostError("a line of AT%CMNG=1 is not in its form")
         # The AT shell makes CR LF of the line ends before the modem sees them (at_shell.c).
         line_end = b"\r\n" if self._options.host == "shell" else b"\n"
         return {
@@ -295,50 +237,33 @@ class Nrf91Board:
 
     def _query(self, command: str, form: re.Pattern[bytes]) -> str:
         def ask() -> str:
-            answer = self._accepted(self._ask(command, _SHORT_S), command, Fault.UNIT_REFUSED)
+            answer = self._accepted(self._ask(command, self.SHORT_S), command, Fault.UNIT_REFUSED)
             found = form.search(answer.text)
             if found is None:
-                raise _GarbledError(f"{command} is not answered in its form")
+                raise LostError(f"{command} is not answered in its form")
             return found[1].decode("ascii")
 
         return self._again(ask)
 
-    def _again(self, act: Callable[[], _T]) -> _T:
-        """Do what may be done twice, and do it again where the answer was lost, or damaged by the firmware's log."""
-        for attempt in range(1, _TRIES + 1):
-            self._synchronise()
-            try:
-                return act()
-            except _GarbledError as error:
-                if attempt == _TRIES:
-                    raise FaultError(Fault.UNIT_GARBLED, str(error)) from None
-            except FaultError as error:
-                # A board that restarted by itself answers without numbers, as before AT+CMEE=1; or not at all.
-                lost = error.fault is Fault.UNIT_SILENT or error.detail.endswith(_PLAIN)
-                if not lost or attempt > 1:
-                    raise
-                self._ready = False
-        raise AssertionError  # pragma: no cover - the last attempt returns or raises
+    def _lost(self, error: FaultError) -> bool:
+        """A board that restarted by itself answers without numbers, as before AT+CMEE=1; or not at all."""
+        return super()._lost(error) or error.detail.endswith(_PLAIN)
 
-    def _synchronise(self, tries: int = _TRIES) -> None:
-        """Once an opened or restarted board: end a half line, have it answer, and number its errors."""
-        for attempt in range(1, tries + 1):
-            if self._ready:
-                return
-            try:
-                answered = self._ask("AT", _SYNC_S).error is None
-                if attempt > 1:
-                    self._wire.drain(_QUIET_S, _SYNC_S)
-                self._ready = answered and self._ask("AT+CMEE=1", _SYNC_S).error is None
-            except FaultError as error:
-                if error.fault is not Fault.UNIT_SILENT or attempt == tries:
-                    raise
-        if not self._ready:
-            raise FaultError(Fault.UNIT_GARBLED, "an AT alone is answered with ERROR")
+    def _knock(self, total_s: float) -> None:
+        self._ask("AT", total_s)
+
+    def _wake(self) -> None:
+        """End a half line, have the modem answer, and number its errors."""
+        for command in ("AT", "AT+CMEE=1"):
+            if self._ask(command, self.SYNC_S).error is not None:
+                raise LostError(f"{command} is answered with ERROR")
+
+    def _uptime(self) -> int:
+        return int(self._wire.ask(b"kernel uptime\r\n", _UPTIME, self.SHORT_S)[1])
 
     def _offline(self) -> None:
         """The modem takes no credentials while it is online."""
-        self._accepted(self._ask("AT+CFUN=4", _STORE_S), "AT+CFUN=4", Fault.UNIT_REFUSED)
+        self._accepted(self._ask("AT+CFUN=4", self.STORE_S), "AT+CFUN=4", Fault.UNIT_REFUSED)
 
     def _ask(self, command: str, total_s: float) -> _Answer:
         line = command
@@ -365,7 +290,7 @@ def _base64url(text: bytes) -> bytes:
     try:
         return base64.urlsafe_b64decode(text + b"=" * (-len(text) % 4))
     except binascii.Error as error:
-        raise _GarbledError(f"AT%KEYGEN gave no base64: {error}") from error
+        raise LostError(f"AT%KEYGEN gave no base64: {error}") from error
 
 
 def _lifted(options: Options) -> str:

@@ -9,32 +9,20 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import time
-from collections.abc import Callable
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from station.boards.command_line import CommandLine, LostError
 from station.boards.csr import mended
 from station.boards.enrollment import EVERY_KEY, enroll_here
-from station.boards.wire import Never, Wire
 from station.credentials import Credentials, Enrollment, Evidence, Held
 from station.family import Family, Limits
 from station.faults import Fault, FaultError
 from station.interfaces import Stop
-from station.model import Call, ChainForm, Ending, KeyOrigin, KeyType, Product, Unit
+from station.model import ChainForm, KeyOrigin, KeyType, Product, Unit
 from station.transcript import Transcript
 
-_T = TypeVar("_T")
-
-_SYNC_S: Final = 1.0
-_SHORT_S: Final = 3.0
-_STORE_S: Final = 10.0  # flash, and in PSA protected storage a write of several blocks
-_KEYGEN_S: Final = 30.0
-_RESTART_S: Final = 10.0
-_QUIET_S: Final = 0.05
-_PROBE_S: Final = 0.3
-_TRIES: Final = 3
 _CHUNK_LEAST: Final = 12
 _BUFFER_KCONFIG: Final = "CONFIG_TLS_CREDENTIALS_SHELL_CRED_BUF_SIZE"
 
@@ -86,45 +74,19 @@ class Options(BaseModel):
         return (self.buffer_bytes - 1) // 4 * 3
 
 
-class _LostError(Exception):
-    """An answer came damaged, or the shell lost a part of what it was told: worth doing once more."""
-
-
 class _OverrunError(Exception):
     """The shell's receive buffer was too small for what came at once."""
 
 
-class ZephyrBoard:
-    """One unit on ``port``, for one run. Satisfies `interfaces.Board`.
-
-    Raises:
-        FaultError: as `Wire`. Every method: `Fault.UNIT_SILENT`, `Fault.UNIT_GARBLED`, `Fault.UNIT_REFUSED`,
-            `Fault.LIFTED`, and what ``stop`` raises.
-    """
+class ZephyrBoard(CommandLine):
+    """One unit on ``port``, for one run. Satisfies `interfaces.Board`."""
 
     def __init__(self, port: str, product: Product, stop: Stop, transcript: Transcript) -> None:
-        self._product, self._stop = product, stop
+        super().__init__(port, product, stop, transcript)
         self._options: Options = product.options or Options()
-        self._wire = Wire(port, product.baud, stop, transcript)
         self._chunk = self._options.chunk
         self._loads: bool | None = None  # whether the firmware has `cred buf load`
-        self._ready = False
         self._version: str | None = None
-
-    @classmethod
-    def probe(cls, port: str, product: Product) -> bool:
-        """Whether a shell's prompt answers at ``port`` within a moment. For `Family.probe`."""
-        try:
-            wire = Wire(port, product.baud, Never(), Transcript())
-        except FaultError:
-            return False
-        try:
-            wire.ask(_CANCEL + b"\r", _PROMPT, _PROBE_S)
-        except FaultError as error:
-            return error.fault is Fault.UNIT_GARBLED
-        finally:
-            wire.close()
-        return True
 
     def identify(self) -> Unit:
         """The chip's id (``hwinfo devid``), which is the serial too; Zephyr's version; the model is the product's."""
@@ -132,10 +94,6 @@ class ZephyrBoard:
         if self._version is None:
             self._version = self._again(lambda: self._told("kernel version", _VERSION, ""))
         return Unit(chip, chip, self._product.model, self._version)
-
-    def flash(self) -> None:
-        """Refused: the shell carries no firmware."""
-        raise FaultError(Fault.CONFIG, "the family zephyr flashes no firmware")
 
     def enroll(self, subject: str) -> Enrollment:
         """Have the board make its key (``nrf_cloud_cred``); or make it here, and tell the board nothing of it yet."""
@@ -170,15 +128,7 @@ class ZephyrBoard:
 
         Raises also `Fault.UNIT_RESET`.
         """
-        self._again(self._uptime)
-        began = time.monotonic()
-        self._wire.write(b"kernel reboot cold\r")
-        self._ready = False
-        self._wire.through_restart(lambda: self._synchronise(round(_RESTART_S / _SYNC_S)), _RESTART_S)
-        # Who restarted has not been up for longer than that.
-        up, passed = self._again(self._uptime), (time.monotonic() - began) * 1000
-        if up > passed:
-            raise FaultError(Fault.UNIT_RESET, f"up for {up} ms, {passed:.0f} ms after the reset: it did not restart")
+        self._restart(b"kernel reboot cold\r")
 
     def inspect(self, _nonce: bytes) -> Evidence:
         """The digests of ``cred list``; where the firmware gives none, what ``cred get`` shows (but never a key)."""
@@ -188,20 +138,12 @@ class ZephyrBoard:
         shown = held.get(_KEY) if self._product.key_origin is KeyOrigin.STATION else None
         return Evidence((held[_CHAIN],), shown, held.get(_ROOTS, Held(b"")))
 
-    def dial(self, _call: Call) -> Ending:
-        """Refused: the credentials shell dials nobody."""
-        raise FaultError(Fault.UNIT_CANNOT_DIAL, "Zephyr's credentials shell makes no MQTT connection")
-
-    def close(self) -> None:
-        """Give the port back. Never raises."""
-        self._wire.close()
-
     def _keygen(self, subject: str) -> bytes:
         tag = self._options.sec_tag
-        self._must(f"nrf_cloud_cred delete {tag}", _KEY_GONE, _STORE_S)
+        self._must(f"nrf_cloud_cred delete {tag}", _KEY_GONE, self.STORE_S)
         self._delete(_CHAIN)
-        self._must(f"nrf_cloud_cred keygen {tag}", _KEY_MADE, _KEYGEN_S)
-        found = self._ask(f"nrf_cloud_cred csr {tag} CN={subject}", _CSR, _KEYGEN_S)
+        self._must(f"nrf_cloud_cred keygen {tag}", _KEY_MADE, self.KEYGEN_S)
+        found = self._ask(f"nrf_cloud_cred csr {tag} CN={subject}", _CSR, self.KEYGEN_S)
         if found[1] is None:
             raise FaultError(Fault.UNIT_REFUSED, _words(found[2]))
         return mended(_decoded(found[1]))
@@ -212,7 +154,7 @@ class ZephyrBoard:
 
         def put() -> None:
             self._delete(kind)
-            self._ask("cred buf clear", _CLEARED, _SHORT_S)
+            self._ask("cred buf clear", _CLEARED, self.SHORT_S)
             if not (self._has_load() and self._loaded(encoded)):
                 self._pieces(encoded)
             self._add(kind, len(text) + 1)
@@ -222,27 +164,27 @@ class ZephyrBoard:
     def _has_load(self) -> bool:
         """Ask the help: an old firmware would take `load` for data."""
         if self._loads is None:
-            found = self._ask("cred buf -h", _HELP, _SHORT_S)
+            found = self._ask("cred buf -h", _HELP, self.SHORT_S)
             self._loads = re.search(rb"load\s+:", found[0]) is not None
-            self._ask("cred buf clear", _CLEARED, _SHORT_S)
+            self._ask("cred buf clear", _CLEARED, self.SHORT_S)
         return self._loads
 
     def _loaded(self, encoded: bytes) -> bool:
-        self._ask("cred buf load", _INPUT, _SHORT_S)
+        self._ask("cred buf load", _INPUT, self.SHORT_S)
         try:
-            found = self._wire.ask(encoded + _CANCEL, _STORED, _SHORT_S)
+            found = self._wire.ask(encoded + _CANCEL, _STORED, self.SHORT_S)
         except FaultError as error:
             if error.fault is not Fault.UNIT_SILENT:
                 raise
             self._loads = False  # what was lost may have been the Ctrl-C
-            raise _LostError("cred buf load did not end") from None
+            raise LostError("cred buf load did not end") from None
         if found[1] is not None and int(found[1]) == len(encoded):
             return True
         # Its receive buffer is too small for this: pieces have the prompt between them.
         self._loads = False
         self._wire.write(_CANCEL)
-        self._wire.drain(_QUIET_S, _SYNC_S)
-        self._ask("cred buf clear", _CLEARED, _SHORT_S)
+        self._wire.drain(self.QUIET_S, self.SYNC_S)
+        self._ask("cred buf clear", _CLEARED, self.SHORT_S)
         return False
 
     def _pieces(self, encoded: bytes) -> None:
@@ -257,20 +199,20 @@ class ZephyrBoard:
                     ) from None
                 self._chunk = self._chunk // 8 * 4
                 self._wire.note(f"the shell lost bytes: pieces of {self._chunk} characters from now on")
-                self._wire.drain(_QUIET_S, _SYNC_S)
-                self._ask("cred buf clear", _CLEARED, _SHORT_S)
+                self._wire.drain(self.QUIET_S, self.SYNC_S)
+                self._ask("cred buf clear", _CLEARED, self.SHORT_S)
             else:
                 return
 
     def _piece(self, piece: bytes) -> None:
-        found = self._ask("cred buf " + piece.decode("ascii"), _STORED, _SHORT_S)
+        found = self._ask("cred buf " + piece.decode("ascii"), _STORED, self.SHORT_S)
         if found[3] is not None:
             raise FaultError(Fault.INSTALL_REFUSED, f"{_words(found[3])}; lifted by {_LIFTED}")
         if found[2] is not None or int(found[1]) != len(piece):
             raise _OverrunError
 
     def _add(self, kind: str, size: int) -> None:
-        found = self._ask(f"cred add {self._options.sec_tag} {kind} DEFAULT bint", _ADDED, _STORE_S)
+        found = self._ask(f"cred add {self._options.sec_tag} {kind} DEFAULT bint", _ADDED, self.STORE_S)
         if b"copied to heap" in found.string[: found.end()]:
             raise FaultError(
                 Fault.NOT_PERSISTENT,
@@ -279,19 +221,19 @@ class ZephyrBoard:
             )
         if found[1] is None:
             if found[2].startswith((b"RX ring", b"Could not decode")):
-                raise _LostError(_words(found[2]))
+                raise LostError(_words(found[2]))
             raise FaultError(Fault.INSTALL_REFUSED, f"cred add of type {kind}: {_words(found[2])}")
         if int(found[1]) != size:
-            raise _LostError(f"cred add stored {int(found[1])} of {size} bytes")
+            raise LostError(f"cred add stored {int(found[1])} of {size} bytes")
 
     def _delete(self, kind: str) -> None:
-        self._must(f"cred del {self._options.sec_tag} {kind}", _DELETED, _STORE_S)
+        self._must(f"cred del {self._options.sec_tag} {kind}", _DELETED, self.STORE_S)
 
     def _listed(self) -> dict[str, Held]:
-        found = self._ask(f"cred list {self._options.sec_tag}", _FOUND, _SHORT_S)
+        found = self._ask(f"cred list {self._options.sec_tag}", _FOUND, self.SHORT_S)
         lines = _LISTED.findall(found.string[: found.start()])
         if len(lines) != int(found[1]):
-            raise _LostError(f"cred list tells {len(lines)} of {int(found[1])} credentials")
+            raise LostError(f"cred list tells {len(lines)} of {int(found[1])} credentials")
         held = {}
         for _, kind, digest, error in lines:
             name = kind.decode("ascii")
@@ -303,7 +245,7 @@ class ZephyrBoard:
 
     def _shown(self, kind: str) -> bytes:
         """What the board holds, without its NUL. Only lines of base64 count: logs may stand between them."""
-        found = self._ask(f"cred get {self._options.sec_tag} {kind} bint", _SHOWN, _SHORT_S)
+        found = self._ask(f"cred get {self._options.sec_tag} {kind} bint", _SHOWN, self.SHORT_S)
         if found[1] is not None:
             raise FaultError(Fault.UNIT_REFUSED, f"cred get of type {kind}: {_words(found[1])}")
         lines = found.string[: found.start()].splitlines()
@@ -315,7 +257,7 @@ class ZephyrBoard:
     def _told(self, command: str, form: re.Pattern[bytes], refusal: str) -> str:
         """What a command tells, read up to the prompt behind it."""
         pattern = re.compile(b"(?:" + form.pattern + b"|(command not found|Not supported by hardware))")
-        found = self._ask(command, pattern, _SHORT_S)
+        found = self._ask(command, pattern, self.SHORT_S)
         if found[1] is None:
             raise FaultError(Fault.UNIT_REFUSED, f"{command}: {refusal or _words(found[2])}")
         return found[1].decode("ascii")
@@ -329,42 +271,20 @@ class ZephyrBoard:
     def _ask(self, command: str, wanted: re.Pattern[bytes], total_s: float) -> re.Match[bytes]:
         return self._wire.ask(command.encode("ascii") + b"\r", wanted, total_s)
 
-    def _again(self, act: Callable[[], _T]) -> _T:
-        """Do what may be done twice, and do it again where an answer was lost or damaged."""
-        for attempt in range(1, _TRIES + 1):
-            self._synchronise()
-            try:
-                return act()
-            except _LostError as error:
-                if attempt == _TRIES:
-                    raise FaultError(Fault.UNIT_GARBLED, str(error)) from None
-                self._ready = False
-            except FaultError as error:
-                if error.fault is not Fault.UNIT_SILENT or attempt > 1:
-                    raise
-                self._ready = False
-        raise AssertionError  # pragma: no cover - the last attempt returns or raises
+    def _knock(self, total_s: float) -> None:
+        self._wire.ask(_CANCEL + b"\r", _PROMPT, total_s)
 
-    def _synchronise(self, tries: int = _TRIES) -> None:
+    def _wake(self) -> None:
         """End whatever half line or load is in the shell, and wait for its prompt and for quiet."""
-        for attempt in range(1, tries + 1):
-            if self._ready:
-                return
-            try:
-                self._wire.ask(_CANCEL + b"\r", _PROMPT, _SYNC_S)
-            except FaultError as error:
-                if error.fault is not Fault.UNIT_SILENT or attempt == tries:
-                    raise
-            else:
-                self._wire.drain(_QUIET_S, _SYNC_S)
-                self._ready = True
+        self._knock(self.SYNC_S)
+        self._wire.drain(self.QUIET_S, self.SYNC_S)
 
 
 def _decoded(text: bytes) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise _LostError(f"no base64: {error}") from error
+        raise LostError(f"no base64: {error}") from error
 
 
 def _words(said: bytes) -> str:
