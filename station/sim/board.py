@@ -7,20 +7,18 @@ in ``firmware.py``; here are its wire, its chatter, its restarts and its faults.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
+from station.sim import terminal
 from station.sim.board_faults import KNOWN, Faults
 from station.sim.board_frames import DamagedError, Fields, RefusalError, Request, frame, parse
 from station.sim.board_wire import PowerOffError, Wire
 from station.sim.firmware import Firmware, Flash, Identity
-from station.sim.terminal import garbage
+from station.sim.terminal import Serving, garbage
 
 _LONG = ("keygen", "dial")  # these say `wait` before and while they work
 _WAIT_MS, _WAIT_EVERY_S = 2_000, 0.5
@@ -173,54 +171,16 @@ def _address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    faults = "\n".join(f"  {name + ('=' + form if form else ''):32}{text}" for name, (form, text) in KNOWN.items())
-    parser = argparse.ArgumentParser(
-        "station.sim.board",
-        description="A simulated board that speaks the console protocol on a pty.",
-        epilog=f"faults:\n{faults}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("link", type=Path, help="the path at which the board's port appears")
-    parser.add_argument("--serial", required=True)
-    parser.add_argument("--chip", required=True, help="the chip's id")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--fw", default="1.0.0", help="the firmware's version")
-    parser.add_argument("--store", type=Path, required=True, help="the folder that is its flash")
-    parser.add_argument("--baud-bytes", type=int, default=0, help="bytes a second each way; 11520 is 115200 baud")
+def _more(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server-address", type=_address, metavar="HOST:PORT", help="where every dial leads")
     parser.add_argument("--alpn-port", type=int, default=443, help="the port that means ALPN")
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME[=ARG]")
-    parsed = parser.parse_args(arguments)
-    try:
-        parsed.faults = Faults(parsed.fault)
-    except ValueError as error:
-        parser.error(str(error))
-    return parsed
 
 
-def _power_off(_signal: int, _frame: FrameType | None) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # a second one must not cut the clearing up short
-    raise PowerOffError
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Be a board until the power goes."""
-    asked = _arguments(arguments)
+def _make(wire: Wire, asked: argparse.Namespace) -> Serving:
     identity = Identity(asked.serial, asked.chip, asked.model, asked.fw, asked.server_address, asked.alpn_port)
-    try:
-        signal.signal(signal.SIGTERM, _power_off)
-        signal.signal(signal.SIGINT, _power_off)
-        with Wire(asked.link, asked.baud_bytes) as wire:
-            board = Board(wire, identity, asked.store, asked.faults)
-            sys.stdout.write("ready\n")
-            sys.stdout.flush()
-            board.serve()
-    except PowerOffError:
-        pass
-    return 0
+    return Board(wire, identity, asked.store, asked.faults)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    text = "A simulated board that speaks the console protocol on a pty."
+    sys.exit(terminal.run(KNOWN, _make, text=text, more=_more))

@@ -125,16 +125,31 @@ class Terminal:
         return self.log_line() + data + self.log_line()
 
 
-def run(known: Mapping[str, tuple[str, str]], make: Make, *, modes: Sequence[str] = ("",), text: str) -> int:
+def run(
+    known: Mapping[str, tuple[str, str]],
+    make: Make,
+    *,
+    text: str,
+    modes: Sequence[str] = ("",),
+    more: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+) -> int:
     """Be a board of a family until the power goes.
 
     Args:
         known: all faults that the family can be ordered to have.
         make: what puts the board on its wire.
-        modes: the kinds of firmware that ``--mode`` may name; the first is what it is without one.
         text: what ``--help`` says of the family.
+        modes: the kinds of firmware that ``--mode`` may name; the first is what it is without one.
+        more: adds the family's own arguments.
     """
-    asked = _arguments(known, modes, text)
+    parser = _parser(known, modes, text)
+    more(parser)
+    asked = parser.parse_args()
+    try:
+        asked.faults = Faults(asked.fault, known)
+    except ValueError as error:
+        parser.error(str(error))
+    asked.store.mkdir(parents=True, exist_ok=True)
     try:
         signal.signal(signal.SIGTERM, _power_off)
         signal.signal(signal.SIGINT, _power_off)
@@ -148,7 +163,7 @@ def run(known: Mapping[str, tuple[str, str]], make: Make, *, modes: Sequence[str
     return 0
 
 
-def _arguments(known: Mapping[str, tuple[str, str]], modes: Sequence[str], text: str) -> argparse.Namespace:
+def _parser(known: Mapping[str, tuple[str, str]], modes: Sequence[str], text: str) -> argparse.ArgumentParser:
     faults = "\n".join(f"  {name + ('=' + form if form else ''):32}{told}" for name, (form, told) in known.items())
     parser = argparse.ArgumentParser(
         description=text, epilog=f"faults:\n{faults}", formatter_class=argparse.RawDescriptionHelpFormatter
@@ -162,13 +177,7 @@ def _arguments(known: Mapping[str, tuple[str, str]], modes: Sequence[str], text:
     parser.add_argument("--mode", choices=modes, default=modes[0], help="the kind of firmware")
     parser.add_argument("--baud-bytes", type=int, default=0, help="bytes a second each way; 11520 is 115200 baud")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME[=ARG]")
-    parsed = parser.parse_args()
-    try:
-        parsed.faults = Faults(parsed.fault, known)
-    except ValueError as error:
-        parser.error(str(error))
-    parsed.store.mkdir(parents=True, exist_ok=True)
-    return parsed
+    return parser
 
 
 def _power_off(_signal: int, _frame: FrameType | None) -> None:
