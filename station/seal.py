@@ -48,13 +48,7 @@ class Seal:
         Raises:
             FaultError: `Fault.CONFIG` where the public key's file is missing; `Fault.SEAL_INVALID` where it holds none.
         """
-        try:
-            with seal.public.open("rb") as file:
-                public = file.read(_MAX_FILE)
-        except OSError as error:
-            raise FaultError(
-                Fault.CONFIG, f"the seal's public key {seal.public} cannot be read: {error.strerror}"
-            ) from error
+        public = read_public(seal.public)
         pin = PinSource(credential=hsm.pin.credential, file=hsm.pin.file)
         return cls(KeyUri.parse(seal.key), public, pin, latch_folder, timeout_s=hsm.timeout_s)
 
@@ -91,6 +85,15 @@ class Seal:
                 Fault.SEAL_MISMATCH, f"what the token signed does not verify with the seal {self.id[:16]}"
             ) from error
         return signature
+
+
+def read_public(path: Path) -> bytes:
+    """A seal's public key (PEM), unlooked at. Raises `Fault.CONFIG` where its file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_FILE)
+    except OSError as error:
+        raise FaultError(Fault.CONFIG, f"the seal's public key {path} cannot be read: {error.strerror}") from error
 
 
 def verify(public_key_pem: bytes, message: bytes, signature: bytes) -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ import pytest
 from desk import Desk, refusal
 from test_ceremony import RSA, old_ca, openssl
 
+from station.ca.lint import throw_away_key
 from station.ceremony import handover
 from station.ceremony.adopt import adopt
+from station.ceremony.session import public_pem
 from station.cli import main
 from station.config.sections import with_sections
 from station.faults import Fault
+from station.model import KeyType
 from station.sim.jig import SimJig
 from station.sim.line import Provider, Station, softhsm_module
 
@@ -187,7 +191,7 @@ def test_a_hand_over_is_whole_or_refused(desk: Desk) -> None:
 
     secret = desk.folder / "products" / "secret.yaml"
     secret.write_text((products / "console-board-key.yaml").read_text().replace("console-board-key", "secret"))
-    given = {"registration": desk.folder / "registration.json", "certificate": desk.folder / "ca.pem"}
+    given: dict[str, Any] = {"registration": desk.folder / "registration.json", "certificate": desk.folder / "ca.pem"}
     facts = handover.facts("Lan", activation="provider", policy=None, port=8883)
     pem = desk.folder / "roots.pem"
     pem.write_text("-----BEGIN PRIVATE KEY-----\n")
@@ -196,6 +200,40 @@ def test_a_hand_over_is_whole_or_refused(desk: Desk) -> None:
     )
     assert not (desk.folder / "h2").exists()
     refusal(lambda: handover.facts("Lan", activation="provider", policy="p", port=8883), Fault.HANDOVER)
+
+
+def test_a_hand_over_under_the_provider_s_seal_is_adopted_under_no_other(desk: Desk) -> None:
+    assert desk.perform("seal")
+    desk.has_ca()
+    seal = {"key": desk.uri("station-seal"), "public": "seal.pem", "pin": {"file": str(desk.token.pin.file)}}
+    desk.perform("register", seal=seal)
+    products = desk.folder / "products"
+    station = station_of(desk, products)
+    folder = handed_over(desk, products, "p", "--seal-of", str(desk.folder / "register.yaml"))
+    public, other = (desk.folder / "seal.pem"), desk.folder / "other.pem"
+    key = throw_away_key(KeyType.P256)
+    other.write_text(public_pem(key.public_key()))
+
+    def adopted(seal: Path) -> int:
+        return main(["--config", str(station.config), "adopt", str(folder), "--seal", str(seal)])
+
+    before = station.config.read_bytes()
+    assert adopted(other) == 1
+    product = next((folder / "products").iterdir())
+    content, sums = product.read_bytes(), (folder / "SHA256SUMS").read_text()
+    product.write_bytes(content + b"# more\n")  # with the checksums made anew, as whoever changes a file would
+    changed = sums.replace(sha256(content).hexdigest(), sha256(content + b"# more\n").hexdigest())
+    (folder / "SHA256SUMS").write_text(changed)
+    assert adopted(public) == 1
+    (folder / "SHA256SUMS").write_text(sums)
+    product.write_bytes(content)
+    (folder / "SHA256SUMS.seal").rename(desk.folder / "away")
+    assert "under no seal" in refusal(
+        lambda: adopt(folder, station.config, desk.said.append, public.read_bytes()), Fault.HANDOVER
+    )
+    (desk.folder / "away").rename(folder / "SHA256SUMS.seal")
+    assert station.config.read_bytes() == before
+    assert adopted(public) == 0
 
 
 def test_a_hand_over_of_another_ca_or_account_is_not_adopted(desk: Desk) -> None:

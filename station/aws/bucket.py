@@ -7,7 +7,8 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError
 
-from station.aws.calls import Calls, ExistsError, unanswered
+from station.aws.calls import ExistsError, unanswered
+from station.aws.clients import client
 from station.faults import Fault, FaultError
 
 
@@ -15,15 +16,7 @@ class Bucket:
     """One bucket. Raises (each method) the faults of `station.aws.calls`."""
 
     def __init__(self, region: str, bucket: str, *, api_url: str | None = None, timeout_s: float = 5.0) -> None:
-        import boto3  # noqa: PLC0415 - slow to load
-        from botocore.config import Config  # noqa: PLC0415 - slow to load
-
-        config = Config(connect_timeout=3, read_timeout=timeout_s, retries={"total_max_attempts": 1})
-        try:
-            session = boto3.session.Session(region_name=region)
-            self._calls = Calls(session.client("s3", endpoint_url=api_url, config=config))
-        except BotoCoreError as error:
-            raise unanswered("connect", error) from error
+        self._calls = client("s3", region, api_url=api_url, read_timeout_s=timeout_s)
         self._bucket = bucket
 
     def put(self, key: str, body: bytes) -> None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from botocore.exceptions import BotoCoreError
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from station.aws.calls import CALLS_PER_S, AbsentError, AnswerError, Calls, ExistsError, RefusedError, unanswered
+from station.aws.calls import CALLS_PER_S, AbsentError, AnswerError, ExistsError, RefusedError
+from station.aws.clients import client
 from station.faults import Fault, FaultError
 from station.model import CertificateStatus, certificate_id
 
@@ -77,16 +77,7 @@ class Registry:
     """
 
     def __init__(self, region: str, *, api_url: str | None = None, per_s: float = CALLS_PER_S) -> None:
-        import boto3  # noqa: PLC0415 - slow to load
-        from botocore.config import Config  # noqa: PLC0415 - slow to load
-
-        # Retries are ours: botocore's wait neither sees a lifted board nor slows the other slots down.
-        config = Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 1})
-        try:
-            session = boto3.session.Session(region_name=region)
-            self._calls = Calls(session.client("iot", endpoint_url=api_url, config=config), per_s)
-        except BotoCoreError as error:
-            raise unanswered("connect", error) from error
+        self._calls = client("iot", region, api_url=api_url, per_s=per_s)
 
     def during(self, deadline: float, wait: Callable[[float], None]) -> Registry:
         """The same registry for one run: patient until a ``time.monotonic()``, waiting by ``wait``.

@@ -10,27 +10,12 @@ from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError
 
-from station.aws.calls import AbsentError, Calls, RefusedError, unanswered
+from station.aws.calls import AbsentError, RefusedError
+from station.aws.clients import client
 from station.faults import Fault, FaultError
 
 _MAX_LINE: Final = 4_097
-
-
-def _client(service: str, region: str, url: str | None) -> Calls:
-    import boto3  # noqa: PLC0415 - slow to load
-    from botocore.config import Config  # noqa: PLC0415 - slow to load
-
-    config = Config(
-        connect_timeout=3,
-        read_timeout=5,
-        retries={"total_max_attempts": 1},
-        s3={"addressing_style": "path" if url else "auto"},
-    )
-    try:
-        session = boto3.session.Session(region_name=region)
-        return Calls(session.client(service, endpoint_url=url, config=config), 50.0)  # type: ignore[call-overload]
-    except BotoCoreError as error:
-        raise unanswered("connect", error) from error
+_LINES_PER_S: Final = 50.0
 
 
 class S3Shelf:
@@ -38,7 +23,7 @@ class S3Shelf:
 
     def __init__(self, bucket: str, prefix: str, region: str, *, api_url: str | None = None) -> None:
         self._bucket, self._prefix = bucket, prefix
-        self._calls = _client("s3", region, api_url)
+        self._calls = client("s3", region, api_url=api_url, per_s=_LINES_PER_S)
 
     def put(self, certificate_id: str, line: bytes) -> None:
         """PutObject."""
@@ -74,7 +59,7 @@ class TopicShelf:
 
     def __init__(self, topic: str, station: str, region: str, url: str) -> None:
         self._topic = f"{topic}/{station}"
-        self._calls = _client("iot-data", region, url)
+        self._calls = client("iot-data", region, api_url=url, per_s=_LINES_PER_S)
 
     def put(self, certificate_id: str, line: bytes) -> None:
         """Publish; AWS IoT has taken it when this returns."""

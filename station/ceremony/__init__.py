@@ -18,7 +18,7 @@ from typing import Any
 from station.ceremony import importing, issuing, minutes, register, root, rotate
 from station.ceremony import seal as sealing
 from station.ceremony.journal import Journal, make_folder, now
-from station.ceremony.session import People, Session, pin_source
+from station.ceremony.session import People, Session
 from station.config.acts import ActFile, AnyAct, RegisterAct, RetireAct, RotateAct, SealAct
 from station.faults import Fault, FaultError
 from station.hsm.uri import KeyUri
@@ -137,15 +137,7 @@ def _seal(act: AnyAct, session: Session) -> AbstractContextManager[Seal | None]:
     if isinstance(act, SealAct):
         facts = session.journal.facts
         return sealing.seal_of(act, KeyUri.parse(facts["uri"]), facts["public_key"])
-    if act.seal is None:
-        return nullcontext()
-    try:
-        public = act.seal.public.read_bytes()
-    except OSError as error:
-        raise FaultError(
-            Fault.CONFIG, f"the seal's public key {act.seal.public} cannot be read: {error.strerror}"
-        ) from error
-    return Seal(KeyUri.parse(act.seal.key), public, pin_source(act.seal.pin), act.state / "pin-latch")
+    return nullcontext() if act.seal is None else sealing.named(act.seal, act.state)
 
 
 def _note(act: ActFile, session: Session, name: str, record: dict[str, Any]) -> None:

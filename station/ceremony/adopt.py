@@ -22,22 +22,26 @@ from station.faults import Fault, FaultError
 from station.hsm.keys import token_key
 from station.hsm.signers import Signers
 from station.hsm.uri import KeyUri
+from station.seal import seal_id
 
 
-def adopt(folder: Path, config: Path, say: Say) -> None:
+def adopt(folder: Path, config: Path, say: Say, seal: bytes | None = None) -> None:
     """Configure the station of ``config`` from a hand-over; may be repeated.
 
     Args:
         folder: the hand-over.
         config: the station's settings; `ca` and `aws` in them are written anew, the old file is kept beside as .before.
         say: hears each thing proved and done.
+        seal: the public key (PEM) of the provider's seal, where the hand-over must be under it.
 
     Raises:
-        FaultError: `Fault.HANDOVER`, `Fault.CONFIG`, `Fault.CA_MISMATCH`, `Fault.WRONG_ACCOUNT`,
+        FaultError: `Fault.HANDOVER`, `Fault.SEAL_INVALID`, `Fault.CONFIG`, `Fault.CA_MISMATCH`, `Fault.WRONG_ACCOUNT`,
             `Fault.CA_UNKNOWN_HERE`, `Fault.CA_NOT_ACCEPTING`; any C or N fault. Nothing is changed then.
     """
-    given = read(folder)
-    say(f"  the hand-over is whole: {len(given.files)} files, made {given.facts.made_at} by {given.facts.made_by}")
+    given = read(folder, seal)
+    under = f", sealed by {seal_id(seal)}" if seal else ""
+    made = f"made {given.facts.made_at} by {given.facts.made_by}"
+    say(f"  the hand-over is whole: {len(given.files)} files, {made}{under}")
     _prove_token(given, *read_token(config))
     say("  the token's key is that of the CA certificate: it signed, and the certificate verifies it")
     _prove_registration(given)

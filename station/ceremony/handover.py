@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ from station.config.sections import check_product
 from station.config.settings import PolicyName, ThingTypeName
 from station.faults import Fault, FaultError
 from station.model import certificate_id
+from station.seal import Seal, verify
 
 CHECKSUMS: Final = "SHA256SUMS"  # as `sha256sum -c` reads it
+_SEAL: Final = "SHA256SUMS.seal"  # a signature over it, base64
+_DOMAIN: Final = b"handover v1\n"
 _FACTS: Final = "handover.json"
 _CA: Final = "ca.pem"
 _ROOTS: Final = "server-roots.pem"
@@ -64,9 +68,16 @@ class HandOver:
 
 
 def make(
-    folder: Path, facts: Facts, *, registration: Path, certificate: Path, roots: Path, products: Sequence[Path]
+    folder: Path,
+    facts: Facts,
+    *,
+    registration: Path,
+    certificate: Path,
+    roots: Path,
+    products: Sequence[Path],
+    seal: Seal | None = None,
 ) -> list[str]:
-    """Write a hand-over into a new folder; returns its files.
+    """Write a hand-over into a new folder, its checksums under a seal where there is one; returns its files.
 
     Raises:
         FaultError: `Fault.HANDOVER` where it is not new, or would hold a private key, or its parts do not belong
@@ -88,9 +99,12 @@ def make(
     for name, content in files.items():
         write_whole(folder / name, content, 0o644)
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in sorted(files.items()))
+    sealed = {_SEAL: base64.b64encode(seal.sign(_DOMAIN + sums.encode())) + b"\n"} if seal else {}
+    for name, content in sealed.items():
+        write_whole(folder / name, content, 0o644)
     write_whole(folder / CHECKSUMS, sums.encode(), 0o644)  # last: a folder without it is no hand-over
     disk.sync(folder)
-    return [*sorted(files), CHECKSUMS]
+    return [*sorted(files), *sealed, CHECKSUMS]
 
 
 def facts(by: str, *, activation: str, policy: str | None, port: int, thing_type: str | None = None) -> Facts:
@@ -104,13 +118,21 @@ def facts(by: str, *, activation: str, policy: str | None, port: int, thing_type
         raise FaultError(Fault.HANDOVER, _first(error)) from None
 
 
-def read(folder: Path) -> HandOver:
+def read(folder: Path, seal: bytes | None = None) -> HandOver:
     """Read a hand-over, which is whole or refused.
 
+    Args:
+        folder: where it is.
+        seal: the public key (PEM) of the seal that it must be under; None where nobody asks for one.
+
     Raises:
-        FaultError: `Fault.HANDOVER` with the file that is missing, changed, or not of this hand-over.
+        FaultError: `Fault.HANDOVER` with the file that is missing, changed, or not of this hand-over;
+            `Fault.SEAL_INVALID` where that seal did not sign it.
     """
-    files = _checked(folder)
+    sums = _read(folder / CHECKSUMS)
+    if seal is not None:
+        verify(seal, _DOMAIN + sums, _signature(folder / _SEAL))
+    files = _checked(folder, sums)
     _refuse_secrets(files)
     try:
         said = Facts.model_validate_json(files[_FACTS])
@@ -124,9 +146,18 @@ def read(folder: Path) -> HandOver:
     return HandOver(folder, said, registration, certificate, files)
 
 
-def _checked(folder: Path) -> dict[str, bytes]:
+def _signature(path: Path) -> bytes:
+    if not path.exists():
+        raise FaultError(Fault.HANDOVER, f"{path} is not there: this hand-over is under no seal")
+    try:
+        return base64.b64decode(_read(path).strip(), validate=True)
+    except ValueError:
+        return b""
+
+
+def _checked(folder: Path, sums: bytes) -> dict[str, bytes]:
     wanted: dict[str, str] = {}
-    for line in _read(folder / CHECKSUMS).decode("utf-8", "replace").splitlines()[:_MAX_FILES]:
+    for line in sums.decode("utf-8", "replace").splitlines()[:_MAX_FILES]:
         checksum, _, name = line.partition("  ")
         if name.startswith("/") or ".." in Path(name).parts or not name.isprintable():
             raise FaultError(Fault.HANDOVER, f"{folder / CHECKSUMS} names a file outside of the folder")
@@ -139,7 +170,7 @@ def _checked(folder: Path) -> dict[str, bytes]:
         if hashlib.sha256(content).hexdigest() != wanted[name]:
             raise FaultError(Fault.HANDOVER, f"{folder / name} is not as it was handed over: its checksum differs")
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    if extra := found - wanted.keys() - {CHECKSUMS}:
+    if extra := found - wanted.keys() - {CHECKSUMS, _SEAL}:
         raise FaultError(Fault.HANDOVER, f"{folder} holds what was not handed over: {', '.join(sorted(extra)[:3])}")
     return files
 

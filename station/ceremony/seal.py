@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from station.ceremony.session import Session, latch_of, own_key, pin_source, signers_of
-from station.config.acts import SealAct
+from station.config.acts import ActSeal, SealAct
 from station.hsm.uri import KeyUri
-from station.seal import Seal, verify
+from station.seal import Seal, read_public, verify
 
 
 def plan(act: SealAct) -> list[str]:
@@ -32,6 +34,11 @@ def perform(act: SealAct, session: Session) -> bool:
     journal.write_output("public", public)
     session.step("written", f"the seal's public key is written: {act.outputs.public}")
     return True
+
+
+def named(seal: ActSeal, state: Path) -> Seal:
+    """The seal that an act's file names. Raises `Fault.CONFIG` where its public key cannot be read."""
+    return Seal(KeyUri.parse(seal.key), read_public(seal.public), pin_source(seal.pin), state / "pin-latch")
 
 
 def seal_of(act: SealAct, key: KeyUri, public: str) -> Seal:

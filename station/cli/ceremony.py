@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from station.cli.parsing import Commands, command, name, with_by
 
 if TYPE_CHECKING:
     from station.ceremony import People
+    from station.seal import Seal
 
 _WAITS = 4
 _ROOTS = Path(__file__).parent.parent.parent / "config" / "amazon-roots.pem"
@@ -57,10 +58,12 @@ def add_to(commands: Commands) -> None:
     give.add_argument("--thing-type", help="the type of the things that the station makes (with --activation station)")
     give.add_argument("--roots", type=Path, default=_ROOTS, help="server roots (default: Amazon's, as shipped)")
     give.add_argument("--port", type=int, default=8883, help="8883, or 443 with ALPN")
+    give.add_argument("--seal-of", type=Path, metavar="ACT", help="sign the checksums with the seal of this act's file")
     with_by(give)
 
     take = command(commands, "adopt", _adopt, "prove a hand-over and configure this station from it")
     take.add_argument("folder", type=Path)
+    take.add_argument("--seal", type=Path, help="the public key of the provider's seal: the hand-over must be under it")
 
 
 def _handover(arguments: argparse.Namespace) -> None:
@@ -73,22 +76,39 @@ def _handover(arguments: argparse.Namespace) -> None:
         thing_type=arguments.thing_type,
         port=arguments.port,
     )
-    for file in handover.make(
-        arguments.folder,
-        said,
-        registration=arguments.registration,
-        certificate=arguments.ca,
-        roots=arguments.roots,
-        products=arguments.products,
-    ):
-        print(f"  {file}")
+    with _seal_of(arguments.seal_of) as seal:
+        files = handover.make(
+            arguments.folder,
+            said,
+            registration=arguments.registration,
+            certificate=arguments.ca,
+            roots=arguments.roots,
+            products=arguments.products,
+            seal=seal,
+        )
+    print(*(f"  {file}" for file in files), sep="\n")
     print(f"the hand-over is whole: {arguments.folder}; to look at it again: cd there, sha256sum -c SHA256SUMS")
+
+
+def _seal_of(file: Path | None) -> AbstractContextManager[Seal | None]:
+    from station.ceremony import seal
+    from station.config import load_ceremony
+    from station.faults import Fault, FaultError
+
+    if file is None:
+        return nullcontext()
+    act = load_ceremony(file)
+    if act.seal is None:
+        raise FaultError(Fault.HANDOVER, f"{file} names no seal")
+    return seal.named(act.seal, act.state)
 
 
 def _adopt(arguments: argparse.Namespace) -> None:
     from station.ceremony.adopt import adopt
+    from station.seal import read_public
 
-    adopt(arguments.folder, arguments.config, lambda line: print(line, flush=True))
+    seal = read_public(arguments.seal) if arguments.seal else None
+    adopt(arguments.folder, arguments.config, lambda line: print(line, flush=True), seal)
     print("next: station config check, then station doctor")
 
 
@@ -181,11 +201,6 @@ def _trusted(arguments: argparse.Namespace) -> bytes | None:
 
         seal = load(arguments.config).seal
         path = seal.public if seal else None
-    if path is None:
-        return None
-    from station.faults import Fault, FaultError
+    from station.seal import read_public
 
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FaultError(Fault.CONFIG, f"the seal's public key {path} cannot be read: {error.strerror}") from error
+    return read_public(path) if path else None
