@@ -47,7 +47,7 @@ class Line:
     """A ledger with runs under one CA, taken as far as a test wants."""
 
     def __init__(self, ledger: SqliteLedger, ca: ProviderCA, folder: Path) -> None:
-        self.ledger, self._ca, self._folder = ledger, ca, folder
+        self.ledger, self.ca, self._folder = ledger, ca, folder
         self._made = 0
         self.register = LedgerRegister(ledger.store.read)
 
@@ -55,9 +55,9 @@ class Line:
         """A run with its certificate on record; at CONNECT where told."""
         self._made += 1
         run = admitted(self.ledger, make_unit(serial))
-        made = device(self._ca, self._folder / str(self._made), serial)
+        made = device(self.ca, self._folder / str(self._made), serial)
         run.number = made.leaf.serial_number
-        self.ledger.certifying(run, key_name(key or f"{serial}-{self._made}"), self._ca.id, run.number)
+        self.ledger.certifying(run, key_name(key or f"{serial}-{self._made}"), self.ca.id, run.number)
         self.ledger.certified(run, made.leaf)
         for step in (Step.IDENTIFY, Step.ADMIT, Step.ENROLL, Step.ISSUE, Step.INSTALL):
             note(self.ledger, run, step)

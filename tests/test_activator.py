@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from cloud import ProviderCA, SimCloud, activate, device, leaf_of, state
 from cryptography.hazmat.primitives.asymmetric import ec
 from ledgers import end, note
 from provider_side import POLICY, Line, connect
+from structlog.testing import capture_logs
 
 from station.activator.alarms import Alarm, AlarmBook
 from station.activator.decide import Activator, Verdict
 from station.activator.service import Service, poll
 from station.aws.events import parsed
 from station.aws.registry import Grant, Registry
+from station.cli import main
 from station.faults import Fault, FaultError
 from station.model import CertificateStatus, Standing, StandingState, Step, certificate_id
 from station.sim.line import wait_for
@@ -35,14 +38,15 @@ def activator(registry: Registry, line: Line, ca: ProviderCA, policy: str) -> Ac
 def test_what_is_at_connect_gets_thing_and_policy_and_then_active(
     activator: Activator, line: Line, cloud: SimCloud, api: Any
 ) -> None:
-    _, made = line.run("SN-1")
+    thing = f"SN-{line.ca.id[:8]}"  # all tests share the registry of things
+    _, made = line.run(thing)
     connect(cloud, made)
     assert state(api, made) == "PENDING_ACTIVATION"
     assert activator.consider(made.id) is Verdict.ACTIVATED
     assert state(api, made) == "ACTIVE"
     arn = api.describe_certificate(certificateId=made.id)["certificateDescription"]["certificateArn"]
     assert [one["policyName"] for one in api.list_attached_policies(target=arn)["policies"]] == [POLICY]
-    assert api.list_thing_principals(thingName="SN-1")["principals"] == [arn]
+    assert api.list_thing_principals(thingName=thing)["principals"] == [arn]
     assert activator.consider(made.id) is Verdict.ACTIVE
 
 
@@ -414,25 +418,41 @@ def test_the_daemon_activates_on_events_and_reports_strangers(
     assert listed.returncode == 1
 
 
+@pytest.fixture
+def once(
+    settings_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, list[str], list[str]]]:
+    """`station activator once`, in this process, whose log stays the tests': code, output and complaint."""
+    monkeypatch.setattr("station.activator.daemon.log_as_json", lambda **_: None)
+
+    def ran(*more: str) -> tuple[int, list[str], list[str]]:
+        with capture_logs():
+            code = main(["activator", "once", str(settings_file), *more])
+        said = capsys.readouterr()
+        return code, said.out.splitlines(), said.err.splitlines()
+
+    return ran
+
+
 def test_one_pass_by_hand_says_what_it_did(
-    *, settings_file: Path, line: Line, cloud: SimCloud, ca: ProviderCA, api: Any, tmp_path: Path
+    *, once: Callable[..., Any], line: Line, cloud: SimCloud, ca: ProviderCA, registry: Registry, tmp_path: Path
 ) -> None:
     _, made = line.run("SN-1")
     connect(cloud, made)
-    done = run_station("activator", "once", str(settings_file), "--json")
-    assert (done.returncode, json.loads(done.stdout)) == (0, {"activated": 1})
+    code, said, _ = once("--json")
+    assert (code, json.loads("".join(said))) == (0, {"activated": 1})
     connect(cloud, device(ca, tmp_path / "stranger", "SN-66"))
-    done = run_station("activator", "once", str(settings_file))
-    assert done.returncode == 1
-    assert done.stdout.splitlines() == ["stranger   1"]
+    assert once()[:2] == (1, ["stranger   1"])
 
 
-def test_a_policy_that_is_not_there_is_told_at_start(settings_file: Path, line: Line) -> None:
+def test_a_policy_that_is_not_there_is_told_at_start(
+    once: Callable[..., Any], settings_file: Path, line: Line, registry: Registry
+) -> None:
     settings = json.loads(settings_file.read_text())
     settings_file.write_text(json.dumps({**settings, "policy": "gone"}))
-    done = run_station("activator", "run", str(settings_file))
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[0].startswith("N411")
+    code, _, complaint = once()
+    assert code == 1
+    assert complaint[0].startswith("N411")
 
 
 @pytest.mark.parametrize(

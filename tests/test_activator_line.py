@@ -34,9 +34,11 @@ def once(
     shared_line: Shared,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Run:
     """`station activator once`, with a login that may only read."""
     del registry  # its credentials are wanted
+    monkeypatch.setattr("station.activator.daemon.log_as_json", lambda **_: None)  # this process's log is the tests'
     url = tmp_path / "url"
     at = f"127.0.0.1:{shared_line.server.port}/{shared_line.name}"
     url.write_text(f"postgresql+psycopg://line_boss:{PASSWORD.replace(' ', '%20')}@{at}\n")

@@ -99,13 +99,14 @@ def complaints(template: str) -> list[str]:
 def test_the_template_and_the_policies_are_without_a_finding() -> None:
     assert complaints((AWS / "activator.yaml").read_text()) == []
     documents = {file.stem.title().replace("-", ""): json.loads(filled(file.read_text())) for file in POLICIES}
+    whole = json.dumps(documents["ActivatorPolicy"])
+    documents["Broken"] = json.loads(whole.replace("iot:UpdateCertificate", "iot:UpdateCertificat"))
     made = {
         name: {"Type": "AWS::IAM::ManagedPolicy", "Properties": {"PolicyDocument": document}}
         for name, document in documents.items()
     }
-    assert complaints(json.dumps({"AWSTemplateFormatVersion": "2010-09-09", "Resources": made})) == []
-    broken = (AWS / "activator.yaml").read_text().replace("iot:DescribeCertificate", "iot:DescribeCertificat")
-    assert any("DescribeCertificat" in one or "describecertificat" in one for one in complaints(broken))
+    (one,) = complaints(json.dumps({"AWSTemplateFormatVersion": "2010-09-09", "Resources": made}))
+    assert "updatecertificat'" in one.lower()
 
 
 class Loader(yaml.SafeLoader):

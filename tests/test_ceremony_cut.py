@@ -81,6 +81,17 @@ def test_issuing_by_csr(desk: Desk) -> None:
     assert desk.ca().public_key() == desk.public_key()
 
 
+def test_issuing_with_the_root_s_key_in_reach(desk: Desk) -> None:
+    root_outputs = {"certificate": "root.pem", "minutes": "minutes-root.md"}
+    desk.perform("root", key=desk.uri("root-ca"), path_length=1, outputs=root_outputs)
+    pin = {"file": str(desk.token.pin.file)}
+    root = {"by": "key", "certificate": "root.pem", "key": desk.uri("root-ca"), "pin": pin, "validity_days": 90}
+    outputs = {"certificate": "ca.pem", "minutes": "minutes-issuing.md"}
+    complete(desk, desk.write("issuing", root=root, outputs=outputs))
+    assert desk.ca().public_key() == desk.public_key()
+    assert acts_on_record(desk) == ["root", "issuing"]
+
+
 def test_a_new_ca_takes_the_old_one_s_place(desk: Desk, ca: ProviderCA) -> None:
     registered(desk, "old.json", ca)
     complete(desk, desk.write("rotate by key"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from station.cli import main
 from station.faults import Fault
 from station.model import Step
 from station.reconcile import Kind, Repair, Result, compare
-from station.sim.line import Provider, Station, make_provider
+from station.sim.line import Provider, Station
 
 
 class Mess(NamedTuple):
@@ -147,16 +146,6 @@ def test_several_pages_are_read_within_the_throttle(
     assert max(counted) == 251
 
 
-def test_the_command_says_it_for_people_and_for_scripts(tmp_path: Path) -> None:
-    with ExitStack() as parts:
-        # A CA of its own: what other tests' units left in the shared one's account is unknown to this ledger.
-        station = Station(tmp_path / "s", make_provider(tmp_path / "p", parts))
-        parts.callback(station.kill)
-        station.start()
-        assert station.run("reconcile").strip().endswith("the ledger and AWS IoT agree")
-        assert json.loads(station.run("reconcile", "--json"))["left"] == 0
-
-
 @pytest.fixture
 def station_file(*, registry: Registry, cloud: SimCloud, ca: ProviderCA, policy: str, tmp_path: Path) -> Path:
     """The settings of a station that does not run, with the tests' CA; the ledger is where ``ledger_path`` has it."""
@@ -201,3 +190,23 @@ def test_the_command_tells_differences_mends_them_and_revokes_only_after_a_typed
         monkeypatch.setattr("builtins.input", lambda _, typed=typed: typed)
         assert ran("--revoke-unknown")[0] == 1, "what else is left is somebody's to decide"
         assert status(api, stranger) == then
+
+
+def test_the_command_says_that_both_sides_agree(
+    *,
+    line: Line,
+    station_file: Path,
+    cloud: SimCloud,
+    api: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, made = line.run("SN-1")
+    connect(cloud, made)
+    activate(api, made)
+    note(line.ledger, run, Step.CONNECT)
+    end(line.ledger, run)
+    for more in ([], ["--json"]):
+        assert main(["--config", str(station_file), "reconcile", *more]) == 0
+    said, as_json = capsys.readouterr().out.split("the ledger and AWS IoT agree\n")
+    assert "passed" in said
+    assert (json.loads(as_json)["left"], json.loads(as_json)["counts"]["passed"]) == (0, 1)
