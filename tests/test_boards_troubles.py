@@ -171,7 +171,7 @@ FAMILIES = {
             "endless": (("flood=6",), Fault.UNIT_GARBLED),
             "half": (("half-reply=6",), Fault.UNIT_SILENT),
         },
-        STATION,
+        {**STATION, "chain_form": ChainForm.TWO_SLOTS},
     ),
 }
 COMMAND = Family(

@@ -171,7 +171,7 @@ class LinuxBoard:
 
     def dial(self, call: Call) -> Ending:
         """Have the gateway connect with what it stored. Raises also `Fault.UNIT_CANNOT_DIAL`."""
-        asked = dial_command(self._options.dialler, self._options.folder, call)
+        asked = dial_command(self._options.dialler, self._options.folder, call, self._product.chain_form)
         output = self._run(asked, call.timeout_s + call.hold_s + _LOGIN_S)
         return dial_ending(self._options.dialler, output, call)
 

@@ -7,7 +7,7 @@ import shlex
 from typing import Final, Literal
 
 from station.faults import Fault, FaultError, printable
-from station.model import Call, Ending
+from station.model import Call, ChainForm, Ending
 
 _UNTRUSTED: Final = re.compile(rb"verify error|certificate verify failed|unable to get local issuer", re.IGNORECASE)
 _UNREACHABLE: Final = re.compile(
@@ -19,12 +19,15 @@ _MISSING: Final = re.compile(rb"not found|Could not open|No such file|unable to 
 _SPLIT: Final = b"\n=stderr=\n"
 
 
-def command(dialler: Literal["openssl", "mosquitto"], folder: str, call: Call) -> str:
+def command(dialler: Literal["openssl", "mosquitto"], folder: str, call: Call, form: ChainForm) -> str:
     """The shell command that makes ``call`` with the files in ``folder``; it ends by itself and never fails.
 
     ``openssl s_client`` speaks MQTT 3.1.1 as bytes: CONNECT, then PUBLISH at once, which the standard allows before the
     CONNACK (MQTT 3.1.1, 3.1.4); to hold, a PINGREQ at the end asks whether it is still there. ``mosquitto_pub`` is the
     tool of the AWS documentation.
+
+    mosquitto_pub sends what is in ``cert.pem`` alone. ``openssl`` takes the leaf from there, and would send it twice if
+    its file were given for the chain as well.
     """
     alpn, out = call.port == 443, f"{folder}/.dial"
     if dialler == "mosquitto" and not call.hold_s:
@@ -42,16 +45,18 @@ def command(dialler: Literal["openssl", "mosquitto"], folder: str, call: Call) -
     else:
         sent += _packet(0x32, _text(call.topic) + b"\x00\x01" + call.payload)
         talk = f"printf '{_octal(sent)}'; {_until(8, call.timeout_s, out)}"
+    chain = "" if form is ChainForm.LEAF else f" -cert_chain {out}.c"
+    ca = f"cat {folder}/ca.pem" if form is ChainForm.TWO_SLOTS else f"sed '1,/END CERTIFICATE/d' {folder}/cert.pem"
     asked = (
         f"openssl s_client -connect {shlex.quote(call.endpoint)}:{call.port} -servername {shlex.quote(call.endpoint)}"
-        f" -cert {folder}/cert.pem -cert_chain {folder}/cert.pem -key {folder}/key.pem -CAfile {folder}/roots.pem"
+        f" -cert {folder}/cert.pem{chain} -key {folder}/key.pem -CAfile {folder}/roots.pem"
         f" -verify_return_error -verify_hostname {shlex.quote(call.endpoint)} -quiet -no_ign_eof"
         f"{' -alpn x-amzn-mqtt-ca' if alpn else ''}"
     )
     return (
-        f"rm -f {out}.x; : >{out}; {{ {talk}; }} 2>/dev/null"
+        f"rm -f {out}.x; : >{out}; {ca} >{out}.c; {{ {talk}; }} 2>/dev/null"
         f" | {{ timeout {_seconds(call)} {asked} >{out} 2>{out}.e; echo =exit=$? >{out}.x; }};"
-        f" cat {out}.x {out}; printf '\\n=stderr=\\n'; cat {out}.e; rm -f {out} {out}.e {out}.x"
+        f" cat {out}.x {out}; printf '\\n=stderr=\\n'; cat {out}.e; rm -f {out} {out}.e {out}.x {out}.c"
     )
 
 
