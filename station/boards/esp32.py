@@ -31,7 +31,7 @@ from station.model import Call, ChainForm, Ending, Product, Unit
 from station.transcript import Transcript
 
 _SECTOR: Final = 4_096
-_LOAD_S: Final = 30.0  # esptool's import: 1.6 s, and more on a laden machine
+_LOAD_S: Final = 30.0  # esptool's import: 0.1 s, and more on a laden machine
 _CONNECT_S: Final = 30.0  # two attempts of four resets each, the stub at 115,200 baud
 _ORDER_S: Final = 20.0
 _LEAVE_S: Final = 3.0

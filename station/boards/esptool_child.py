@@ -1,7 +1,8 @@
 """The process that loads esptool, for one run: ``python -I esptool_child.py PARENT_PID``, started by `flasher.py`.
 
 esptool is GPL-2.0-or-later: it is a program of its own here, which is asked over a pipe, and nothing of it is loaded
-elsewhere. Its logger is global to the process, and its import takes 1.6 s: hence one process a run, for all its steps.
+elsewhere. Its logger is global to the process, and its import takes its time (0.1 s on an idle PC, 0.7 s on a laden
+one): hence one process a run, for all its steps.
 
 Orders come on stdin, answers go to what was stdout: four bytes of length (big endian), JSON, and ``payload`` bytes
 behind it. What is written to a flash or was read from it is in this process's memory and in the pipe alone: esptool's

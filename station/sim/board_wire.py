@@ -27,6 +27,9 @@ class Wire:
 
     Raises:
         PowerOffError: by every method, once ``power`` (stdin, for a board that is a process) is closed.
+
+    Attributes:
+        came, went: the bytes so far, each way.
     """
 
     def __init__(self, link: Path, bytes_a_second: int = 0, power: int | None = None) -> None:
@@ -37,6 +40,7 @@ class Wire:
         self._half = bytearray()
         self._too_long = False
         self._sent_at = self._got_at = 0.0
+        self.came = self.went = 0
 
     def _open(self) -> None:
         # The slave stays open here too: with no slave open at all, the master reads EIO.
@@ -98,6 +102,7 @@ class Wire:
                 return
             sent = os.write(self._master, rest[:piece])
             rest = rest[sent:]
+            self.went += sent
             self._sent_at = self._pass(self._sent_at, sent)
 
     def pause(self, seconds: float) -> None:
@@ -134,6 +139,7 @@ class Wire:
 
     def _read(self) -> bytes:
         piece = os.read(self._master, max(1, self._rate // 100) if self._rate else _PIECE)
+        self.came += len(piece)
         self._got_at = self._pass(self._got_at, len(piece))
         return piece
 

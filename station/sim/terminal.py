@@ -154,10 +154,13 @@ def run(
         signal.signal(signal.SIGTERM, _power_off)
         signal.signal(signal.SIGINT, _power_off)
         with Wire(asked.link, asked.baud_bytes) as wire:
-            board = make(wire, asked)
-            sys.stdout.write("ready\n")
-            sys.stdout.flush()
-            board.serve()
+            try:
+                board = make(wire, asked)
+                sys.stdout.write("ready\n")
+                sys.stdout.flush()
+                board.serve()
+            finally:
+                sys.stderr.write(f"the wire: {wire.came} bytes came, {wire.went} went\n")
     except PowerOffError:
         pass
     return 0
