@@ -663,10 +663,13 @@ def test_a_server_that_is_not_there_is_away(line: Line, make_stations: MakeStati
     assert refused(line.sync(one, "s1", port, deadline_s=1.0).round) is Fault.LINE_AWAY
 
 
-def test_a_line_of_older_software_is_told_what_to_run(line: Line, make_stations: MakeStations) -> None:
+@pytest.mark.parametrize(("version", "do"), [("0001", "station line init"), ("9999", "install the newer software")])
+def test_a_line_of_other_software_is_told_what_to_do(
+    line: Line, make_stations: MakeStations, version: str, do: str
+) -> None:
     (one,) = make_stations("s1")
-    line.rows("UPDATE alembic_version SET version_num = '0001' RETURNING 1")
-    with pytest.raises(FaultError, match="station line init") as error:
+    line.rows("UPDATE alembic_version SET version_num = %s RETURNING 1", version)
+    with pytest.raises(FaultError, match=do) as error:
         line.sync(one, "s1").round()
     assert error.value.fault is Fault.LINE_SETUP
 

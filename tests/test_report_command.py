@@ -57,6 +57,9 @@ def test_a_day_is_made_in_every_form_and_an_empty_one_too(settings: Path, tmp_pa
 
 
 def test_a_report_that_cannot_be_is_exit_1_or_2_with_what_to_write(settings: Path) -> None:
+    none = report(settings, "--day", "2026-11-24")
+    assert (none.returncode, none.stderr[:4]) == (1, "S601")
+    assert not (settings.parent / "ledger.sqlite").exists()
     both = report(settings, "--day", "2026-11-24", "--from", "2026-11-01")
     assert (both.returncode, both.stderr[:4]) == (1, "S640")
     assert "Next: " in both.stderr

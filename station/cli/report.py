@@ -105,9 +105,13 @@ def _report(arguments: argparse.Namespace) -> None:
 def _record(arguments: argparse.Namespace, config: Config) -> Iterator[Read]:
     """The station's own record, or the line's."""
     if arguments.line is None:
+        from station.ledger.identity import mark_of
         from station.ledger.store import Store
 
-        store = Store(config.state / "ledger.sqlite", simulated=config.simulate)
+        ledger = config.state / "ledger.sqlite"
+        if not (ledger.exists() or mark_of(ledger).exists()):  # to be made by the station, as its own user
+            raise FaultError(Fault.LEDGER_DOWN, f"there is no ledger {ledger} yet: the station's first start makes it")
+        store = Store(ledger, simulated=config.simulate)
         try:
             yield store.read
         finally:

@@ -36,12 +36,11 @@ def agrees(server: sa.Connection, station: str, *, simulated: bool) -> None:
         FaultError: `Fault.LINE_SETUP`, `Fault.SIMULATION_MIXED`.
     """
     there = server.execute(sa.text("SELECT version, simulated, line_me() AS me FROM line_schema")).first()
-    if there is None or there.version != HEAD:
-        found = there.version if there else "nothing"
-        raise FaultError(
-            Fault.LINE_SETUP,
-            f"the line's schema is {found}, this software's {HEAD}; its owner runs: station line init",
-        )
+    found = there.version if there else "nothing"
+    if there is None or found != HEAD:
+        newer = there is not None and found > HEAD
+        do = "install the newer software on this station" if newer else "its owner runs: station line init"
+        raise FaultError(Fault.LINE_SETUP, f"the line's schema is {found}, this software's {HEAD}; {do}")
     if there.simulated is not simulated:
         raise FaultError(Fault.SIMULATION_MIXED, "simulated and real stations never share a line")
     if there.me != station:

@@ -26,7 +26,7 @@ from station.status import LineLink
 if TYPE_CHECKING:
     from station.ledger.record import SqliteLedger
 
-_LONGEST_PAUSE_S: Final = 60.0
+_LONGEST_PAUSE_S: Final = 15.0
 
 log = structlog.get_logger()
 
