@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from ledgers import MakeLedger, admitted, end, open_ledger, production, rows, stranger, unit, whole_run
+from ledgers import MakeLedger, admitted, end, open_ledger, production, rows, started, stranger, unit, whole_run
 
 from station.faults import Fault, FaultError
 from station.ledger import SqliteLedger, verify
@@ -209,3 +209,23 @@ def test_a_ledger_removed_under_a_station_at_work_takes_nothing_more(
     assert error.value.fault is Fault.LEDGER_GONE
     (tmp_path / "moved away").rename(ledger_path)
     end(ledger, run)
+
+
+def test_a_log_removed_under_a_station_at_work_loses_nothing_that_was_green(
+    make_ledger: MakeLedger, ledger_path: Path, tmp_path: Path
+) -> None:
+    ledger = make_ledger()
+    ledger.add_order(production(), "linh")
+    whole_run(ledger, unit("SN-1"))
+    ledger_path.with_name("ledger.sqlite-wal").unlink()
+    with pytest.raises(FaultError, match="removed under the station; nothing is lost") as error:
+        started(ledger, unit("SN-2"))
+    assert error.value.fault is Fault.LEDGER_GONE
+    # The power goes: what is not in the file was never there.
+    after = tmp_path / "after" / "ledger.sqlite"
+    after.parent.mkdir()
+    shutil.copy(ledger_path, after)
+    again = open_ledger(after)
+    assert [found.outcome for found in again.unit_history("SN-1")] == ["PASS"]
+    again.dispose()
+    assert verify.ledger_file(after).findings == []

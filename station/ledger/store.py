@@ -53,6 +53,7 @@ class Store:
             identity.refuse_gone(path)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
             self._file = _file_id(path)
+        self._log: tuple[int, int] | None = None
         self._marked = 0
         self._engine = sa.create_engine(
             sa.URL.create("sqlite+pysqlite", database=str(path)), connect_args={"timeout": _BUSY_S}
@@ -92,6 +93,7 @@ class Store:
             ):
                 yield connection
             self._still_there()
+            self._same_log()
         finally:
             self._turn.release()
 
@@ -102,6 +104,19 @@ class Store:
                 said = f"{self.path} was removed or replaced under the station"
                 raise FaultError(Fault.LEDGER_GONE, f"{said}; stop it, then: station ledger restore FILE")
 
+    def _same_log(self) -> None:
+        """SQLite's log, removed under us, takes writes too, which end with the process: so into the file with them."""
+        log = self.path.with_name(f"{self.path.name}-wal")
+        with self._translated():
+            found = _file_id(log)
+            if self._log is None:  # the first write since the file was opened
+                self._log = found
+            if found == self._log:
+                return
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+        raise FaultError(Fault.LEDGER_GONE, f"{log} was removed under the station; nothing is lost; start it again")
+
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """One consistent view; it stops no writer."""
@@ -111,6 +126,7 @@ class Store:
     def dispose(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+        self._log = None  # SQLite removes it with the last connection
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
