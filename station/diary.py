@@ -28,6 +28,7 @@ _LOOK_S: Final = 0.5
 _BEAT_S: Final = 10.0  # how exactly the end of a station that crashed is known
 _SILENT_S: Final = 6 * _BEAT_S
 _MOST_WAITING: Final = 1000  # lines that the disk did not take yet
+_MOST_A_DAY: Final = 2000  # beginnings: a lamp that flickers must not make the report of every later day slow
 _MOST_LINE: Final = 4096
 _MOST_DETAIL: Final = 200
 _RECORD: Final = frozenset({Fault.LEDGER_DOWN, Fault.LEDGER_GONE})
@@ -71,6 +72,7 @@ class Diary(threading.Thread):
         self._standing: dict[tuple[What, str], Trouble] = {}
         self._seen: dict[str, datetime] = {}
         self._waiting: list[str] = []
+        self._today, self._noted = "", 0
         self._beaten = 0.0
         self._over = threading.Event()
 
@@ -111,7 +113,13 @@ class Diary(threading.Thread):
             self._seen[slot.slot] = slot.since
 
     def _note(self, event: str, more: dict[str, Any]) -> None:
-        line = json.dumps({"at": datetime.now(UTC).isoformat(), "event": event, **more})
+        at = datetime.now(UTC).isoformat()
+        if event in {"began", "refused"}:
+            self._noted = self._noted + 1 if self._today == at[:10] else 1
+            self._today = at[:10]
+            if self._noted > _MOST_A_DAY:
+                return
+        line = json.dumps({"at": at, "event": event, **more})
         self._waiting = [*self._waiting[-_MOST_WAITING:], line]
 
     def _write(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from station import diary
 from station.diary import Diary, Told, What, read
 from station.faults import Blame, Fault
 from station.model import Outcome
@@ -31,12 +32,12 @@ def file(tmp_path: Path) -> Path:
 def kept(file: Path) -> Iterator[StatusBoard]:
     """A station at work that keeps a diary, until it is told to stop."""
     status = StatusBoard("s1", ("1", "2"), simulated=False)
-    diary = Diary(file, status)
-    diary.start()
+    one = Diary(file, status)
+    one.start()
     try:
         yield status
     finally:
-        diary.stop()
+        one.stop()
 
 
 def told(file: Path, now: datetime | None = None) -> Told:
@@ -83,6 +84,18 @@ def test_a_board_that_stays_is_refused_once(file: Path) -> None:
         status.post(OUT)
         written(file, '"began"')
     assert [one.what for one in told(file).troubles].count(What.REFUSED) == 1
+
+
+def test_what_flickers_all_day_is_bounded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diary, "_MOST_A_DAY", 3)
+    status = StatusBoard("s1", ("1", "2"), simulated=False)
+    one = Diary(file, status)
+    for index in range(10):
+        status.post_lamps((("1", "gone"),) if index % 2 else ())
+        one.take(status.now())
+    one._write()
+    assert file.read_text().count('"event": "began"') == 3
+    assert file.read_text().count('"over"') >= 3
 
 
 def test_the_time_between_a_stop_and_the_next_start_is_off_and_ends_what_stood(file: Path) -> None:

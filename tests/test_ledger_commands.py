@@ -190,6 +190,19 @@ def test_a_backup_of_a_line_at_work_and_the_way_back(desk: Desk, capsys: pytest.
     assert "S632" in capsys.readouterr().err
 
 
+def test_a_record_that_is_gone_is_begun_anew_by_a_person_alone(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    assert desk("begin", "--by", "linh") == 1  # it is there
+    assert "S632" in capsys.readouterr().err
+    desk.ledger.unlink()
+    with pytest.raises(SystemExit) as ended:
+        desk("begin", "--by", "linh\u202e")
+    assert ended.value.code == 2
+    assert desk("begin", "--by", "linh") == 0
+    assert "which units passed before is not known to it" in capsys.readouterr().out
+    assert desk("verify") == 0
+    assert rows(desk.ledger, "SELECT seq, restored_by FROM restorations") == [(0, "linh")]
+
+
 def test_long_work_counts_on_a_terminal_and_nowhere_else(
     desk: Desk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
