@@ -103,8 +103,8 @@ def test_a_new_ca_takes_the_old_one_s_place(desk: Desk, ca: ProviderCA) -> None:
 
 def test_a_ca_goes_out_of_service(desk: Desk, ca: ProviderCA) -> None:
     registered(desk, "registration.json", ca)
-    complete(desk, desk.write("retire"))
-    assert desk.described(ca.id) == ("INACTIVE", "DISABLE")
+    complete(desk, desk.write("retire", delete=True))
+    assert cas_of(desk, ca.certificate.subject) == 0
 
 
 def test_an_undo_that_was_killed_is_gone_on_with(desk: Desk) -> None:
