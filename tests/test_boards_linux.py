@@ -15,7 +15,7 @@ from station.boards.linux import LinuxBoard, Options, Password
 from station.boards.linux_dial import ending
 from station.credentials import examine
 from station.faults import Fault, FaultError
-from station.model import Call, Ending, KeyOrigin, KeyType, Product
+from station.model import Call, Ending, KeyOrigin, KeyProof, KeyType, Product
 from station.sim.jig import PluggedBoard, SimJig
 from station.sim.linux import PASSWORD
 from station.transcript import Transcript
@@ -146,6 +146,22 @@ def test_a_silent_console_is_the_units_fault(
     monkeypatch.setattr("station.boards.linux._LOGIN_S", 2.0)
     board = opened("silent")
     assert refused(board, board.identify).fault is Fault.UNIT_SILENT
+
+
+def test_a_shell_whose_line_editor_cuts_long_lines_is_given_none(opened: Callable[..., LinuxBoard]) -> None:
+    board = opened("line-editor")
+    credentials = TestContract().certified(board.enroll("SN-1"), made(board))
+    board.install(credentials)
+    assert examine(board.inspect(bytes(32)), credentials, bytes(32)) is KeyProof.SIGNED
+    board.close()
+
+
+def test_a_command_that_no_console_line_holds_is_not_sent(opened: Callable[..., LinuxBoard]) -> None:
+    board = opened()
+    board.identify()
+    error = refused(board, lambda: board.dial(replace(CALL, topic="t" * 900)))
+    assert error.fault is Fault.PRODUCT_UNFIT
+    assert "does not fit the 4095" in error.detail
 
 
 def test_a_gateway_that_does_not_reboot_is_found_out(

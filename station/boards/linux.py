@@ -37,6 +37,7 @@ _LOGIN_S: Final = 15.0
 _KEY_S: Final = 120.0  # RSA-4096 on a small core
 _RESTART_S: Final = 180.0
 _TRIES: Final = 3
+_LINE_MAX: Final = 4_095  # termios(3), of the canonical mode
 _PIECE: Final = 1_536  # bytes of a file a line: 2,048 in base64, well within a line of 4,095
 _FILE_MAX: Final = 32_768
 _OUTPUT_MAX: Final = 65_536
@@ -267,6 +268,12 @@ class LinuxBoard:
             " rm -f /tmp/.s.$$ /tmp/.e.$$;"
             f" printf '\\n=%s%s:%s:%s:%s=\\n' {tag[:4]} {tag[4:]} $r $h $b\n"
         )
+        if len(line) > _LINE_MAX:
+            raise FaultError(
+                Fault.PRODUCT_UNFIT,
+                f"a command of {len(line)} bytes does not fit the {_LINE_MAX} of a console's line; a shorter `folder`,"
+                " client id or topic lifts it",
+            )
         wanted = re.compile(rb"=%s:(\d{1,3}):([0-9a-f]{16}):([A-Za-z0-9+/]*={0,2})=\r?\n" % tag.encode())
         mark = re.compile(rb"=%s:[^\n]*\n|%s" % (tag.encode(), _LOGIN.pattern), re.IGNORECASE)
         said = self._wire.ask(line.encode("ascii"), mark, total_s, most=_OUTPUT_MAX * 2)[0]
@@ -323,8 +330,13 @@ class LinuxBoard:
             raise FaultError(Fault.UNIT_REFUSED, f"the login of {self._options.user} was refused: a wrong password")
 
     def _quiet(self) -> None:
-        """No echo, no history, no prompt, and of the kernel's messages as few as root may say."""
-        self._wire.write(b"stty -echo 2>/dev/null; unset HISTFILE; PS1=; PS2=; dmesg -n 1 2>/dev/null\n")
+        """No echo, no history, no prompt, and of the kernel's messages as few as root may say.
+
+        And no line editor: busybox's takes 1,024 characters a line where nobody chose otherwise
+        (CONFIG_FEATURE_EDITING_MAX_LEN), and echoes them itself. ``read`` takes a whole line of the tty's.
+        """
+        quiet = "stty -echo 2>/dev/null; unset HISTFILE; PS1=; PS2=; dmesg -n 1 2>/dev/null"
+        self._wire.write(f'{quiet}; while IFS= read -r l; do eval "$l"; done\n'.encode("ascii"))
         self._wire.drain(0.1, 1.0)
 
 

@@ -33,10 +33,12 @@ _FOLDERS = (
 _TOOLS = ("openssl", "mosquitto_pub")
 _KERNEL = b"\r\n[%7d.123456] usb 1-1: new high-speed USB device number 7 using xhci_hcd\r\n"
 _NOISY_PIECE = 20
+_EDITED = 1_000
 _BOOT = b"\r\n[    0.000000] Booting Linux on physical CPU 0x0\r\nStarting network: OK\r\n\x1b[0m\r\nGateway 2.1\r\n"
 _RESTART_S = 0.3
 PASSWORD = "correct-horse"  # noqa: S105 - a simulated gateway's
 _KNOWN = {
+    "line-editor": ("", "its shell has a line editor that takes 1,000 characters; `read` does without it"),
     "read-only": ("", "its folder cannot be written"),
     "flip": ("", "its certificate reads back with one byte changed"),
 }
@@ -102,6 +104,7 @@ class Gateway:
         self._faults, self._root = asked.faults, asked.store / "root"
         self._relay = Relay(wire, asked.faults, _KERNEL, _NOISY_PIECE)
         self._inner = -1
+        self._line, self._edits = bytearray(), False
         build(self._root, {"serial": asked.serial, "chip": asked.chip, "model": asked.model, "firmware": asked.fw})
         self._boot()
 
@@ -110,7 +113,7 @@ class Gateway:
         asked_for = self._root / "run/reboot"
         try:
             while True:
-                if self._relay.pass_on(self._inner):
+                if self._relay.pass_on(self._inner, self._edited):
                     self._reboot()
                 elif self._session.poll() is not None:
                     self._end_session()
@@ -123,6 +126,7 @@ class Gateway:
             self._end_session()
 
     def _boot(self) -> None:
+        self._line, self._edits = bytearray(), "line-editor" in self._faults
         (self._root / "run/reboot").unlink(missing_ok=True)
         (self._root / "proc/sys/kernel/random/boot_id").write_text(f"{uuid.uuid4()}\n")
         if "read-only" in self._faults:
@@ -150,6 +154,22 @@ class Gateway:
             preexec_fn=own_terminal,  # noqa: PLW1509 - one thread
         )
         os.close(console)
+
+    def _edited(self, piece: bytes) -> bytes:
+        """What a line editor leaves of a line."""
+        if not self._edits:
+            return piece
+        kept = bytearray()
+        for byte in piece:
+            ends = byte in b"\r\n\x15"
+            if ends:
+                self._edits &= b"read -r" not in self._line
+                self._line.clear()
+            elif len(self._line) < _EDITED:
+                self._line.append(byte)
+            if ends or len(self._line) < _EDITED:
+                kept.append(byte)
+        return bytes(kept)
 
     def _end_session(self) -> None:
         with contextlib.suppress(ProcessLookupError):
