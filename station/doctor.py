@@ -370,7 +370,7 @@ def refuse_waste(doctor: Doctor, limit_s: float = LIMIT_S) -> Iterable[Finding]:
         FaultError: the first certain no: every run would end there, after a certificate was signed for it.
     """
     every = doctor.parts()
-    asked = ("ca certificate", "ca registered", "endpoint", "policy", "thing type", "rights", "clock", "disk")
+    asked = ("ca certificate", "ca registered", "endpoint", "policy", "thing type", "rights", "feed", "clock", "disk")
     doubts = [one for one in examine({name: every[name] for name in asked}, limit_s) if one.level is not Level.GOOD]
     for one in doubts:
         if one.level is Level.BAD and one.fault is not None and one.fault not in _PASSING:

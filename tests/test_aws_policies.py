@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import yaml
 from cfnlint.api import ManualArgs, lint
 
 from station.activator import function
+from station.aws.registry import Registry
 
 ROOT = Path(__file__).parent.parent
 AWS = ROOT / "config" / "aws"
@@ -144,6 +146,24 @@ def test_the_template_calls_this_function_with_the_rights_of_the_policy_file() -
     rights = {one["Sid"]: as_in_the_template(one) for one in statements if one["Sid"] != "Log"}
     assert rights == {one["Sid"]: as_in_the_template(one) for one in alone}
     assert resources["Strangers"]["Properties"]["FilterPattern"] == "{ $.alarm IS TRUE }"
+
+
+def calls_of(method: str) -> set[str]:
+    """The operations behind a method of the registry, through its own helpers."""
+    text = inspect.getsource(getattr(Registry, method))
+    found = set(re.findall(r'_calls\(\s*"([a-z_]+)"', text))
+    return found.union(*(calls_of(name) for name in re.findall(r"self\.(_[a-z_]+)\(", text) if name != "_calls"))
+
+
+def test_the_activator_s_rights_are_the_calls_that_it_makes_and_no_other() -> None:
+    texts = "".join(file.read_text() for file in (ROOT / "station" / "activator").glob("*.py"))
+    made = set().union(*(calls_of(method) for method in re.findall(r"\bregistry\.([a-z_]+)\(", texts)))
+    document = json.loads((AWS / "activator-policy.json").read_text())
+    allowed = {action for one in document["Statement"] for action in listed(one["Action"])}
+    own = {action.removeprefix("iot:").lower() for action in allowed if action.startswith("iot:")}
+    assert own == {name.replace("_", "") for name in made}
+    assert {"iot:UpdateCertificate", "s3:GetObject", "s3:ListBucket"} <= allowed
+    assert {one.partition(":")[0] for one in allowed} == {"iot", "s3"}
 
 
 @pytest.mark.parametrize("file", POLICIES, ids=lambda file: file.name)

@@ -301,10 +301,15 @@ def fed(made: Station) -> Callable[[dict[str, Any]], Finding]:
     return asked
 
 
-def test_a_feed_s_folder_is_there_and_may_be_written(fed: Callable[[dict[str, Any]], Finding], tmp_path: Path) -> None:
+def test_a_feed_s_folder_is_there_and_may_be_written(
+    fed: Callable[[dict[str, Any]], Finding], made: Station, tmp_path: Path
+) -> None:
     at = {"kind": "folder", "folder": str(tmp_path / "feed")}
     missing = fed(at)
     assert (missing.level, missing.fault) == (Level.BAD, Fault.FEED_DOWN)
+    with pytest.raises(FaultError) as refused:
+        refuse_waste(Doctor(load(made.config)))
+    assert refused.value.fault is Fault.FEED_DOWN
     (tmp_path / "feed").mkdir()
     assert fed(at).level is Level.GOOD
     assert list((tmp_path / "feed").iterdir()) == []
