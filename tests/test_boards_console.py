@@ -120,8 +120,10 @@ def test_a_damaged_answer_is_asked_for_again(play: Play) -> None:
         board.say(good if len(board.asked) > 2 else good.replace(b"SN-1", b"SN-2"))
 
     driver, board = play(answer)
+    began = time.monotonic()
     assert driver.identify() == GOOD
     assert len(board.asked) == 3
+    assert time.monotonic() - began < 1  # the whole patience with one reply that does not come
 
 
 def test_the_late_answer_to_a_former_request_is_not_taken_for_this_one(play: Play) -> None:

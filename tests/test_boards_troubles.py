@@ -243,7 +243,6 @@ def test_a_trouble_costs_time_or_ends_in_its_fault_and_the_next_board_in_the_slo
 ) -> None:
     if name == "linux" and os.geteuid() != 0:
         pytest.skip("a chroot with a login in it needs root")
-    monkeypatch.setattr("station.boards.frames._REPLY_S", 0.2)  # so long `console` waits where noise cut into a reply
     family, made = FAMILIES[name], made_for(name, tmp_path)
     faults, expected = family.troubles[trouble]
     with plugged(name, tmp_path) as slot:

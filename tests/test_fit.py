@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from test_ca import NUMBER, make_key, make_root, product
@@ -126,6 +129,17 @@ def test_a_station_whose_product_does_not_fit_starts_not_and_its_check_says_why(
         assert "py: micropython takes no rsa4096 key made by the station (it takes: p256, p384, rsa2048)" in said
         assert "py: micropython holds no chain of the form leaf+ca (it holds: leaf)" in said
         assert "gateway: linux writes no firmware images" in said
+
+
+def test_each_family_has_its_product_file_and_its_page_and_is_loaded_only_when_it_is_named() -> None:
+    house = Path(__file__).parent.parent
+    drivers = {yaml.safe_load(file.read_text())["driver"] for file in (house / "config/products").glob("*.yaml")}
+    assert drivers == set(families())
+    pages = {page.stem for page in (house / "docs/boards").glob("*.md")}
+    assert pages - {"README"} == set(families()) - {"console"}, "console's page is docs/new-board.md"
+    asked = "from station import boards; boards.family('console'); import sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
+    assert {name for name in families() if f"station.boards.{name}" in loaded} == {"console"}
 
 
 def test_station_boards_tells_each_family_s_limits_whole() -> None:

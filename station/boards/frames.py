@@ -26,6 +26,8 @@ FIRST_LINE: Final = 256  # bytes a request may have before `hello` told the boar
 
 _ATTEMPTS: Final = 4  # a request and its three repeats
 _REPLY_S: Final = 1.0
+_AT_ONCE_S: Final = 3.0  # what has so much time in all is answered at once: a damaged reply was the reply
+_DAMAGED_S: Final = 0.1  # and is waited for so much longer, should the whole one stand behind it
 _BUSY_S: Final = 0.1
 _SEQ_MAX: Final = 9_999
 
@@ -196,7 +198,8 @@ class Link:
         attempts = 0
         while attempts < _ATTEMPTS and time.monotonic() < end:
             seq = self._send(command, values)
-            reply = self._listen({seq}, time.monotonic() + _REPLY_S + self.air_s, end, tally)
+            patience = _DAMAGED_S if total_s <= _AT_ONCE_S else _REPLY_S
+            reply = self._listen({seq}, time.monotonic() + _REPLY_S + self.air_s, end, tally, patience)
             if reply is not None and reply.code == "busy" and time.monotonic() + _BUSY_S < end:
                 self._wire.wait(_BUSY_S)
                 continue
@@ -216,7 +219,7 @@ class Link:
         pause = 0.1 + FIRST_LINE * 2 * self._byte_s
         while time.monotonic() < end:
             asked.add(self._send("hello", {}))
-            reply = self._listen(asked, time.monotonic() + pause, end, tally)
+            reply = self._listen(asked, time.monotonic() + pause, end, tally, pause)
             if reply is not None and reply.status == "ok":
                 return reply
         raise FaultError(Fault.UNIT_SILENT, f"no answer to hello within {total_s:.1f} s of the restart: {tally}")
@@ -244,8 +247,11 @@ class Link:
         """Give the port back. Never raises, and does not wait for a board that takes nothing."""
         self._wire.close()
 
-    def _listen(self, asked: set[int], until: float, end: float, tally: _Tally) -> Reply | None:
-        """The answer to one of ``asked``, or the complaint about a damaged request (seq 0); None once time is over."""
+    def _listen(self, asked: set[int], until: float, end: float, tally: _Tally, damaged_s: float) -> Reply | None:
+        """The answer to one of ``asked``, or the complaint about a damaged request (seq 0); None once time is over.
+
+        That is ``damaged_s`` seconds behind a damaged frame, if not sooner.
+        """
         while True:
             chunk = self._wire.read()
             tally.bytes += len(chunk)
@@ -253,7 +259,9 @@ class Link:
                 raise FaultError(Fault.UNIT_GARBLED, f"over {NOISE_MAX} bytes came instead of one answer")
             for line in self._splitter.feed(chunk):
                 found = replies(line)
-                tally.damaged += damaged(line) and not found
+                if damaged(line) and not found:
+                    tally.damaged += 1
+                    until = min(until, time.monotonic() + damaged_s)
                 for reply in found:
                     if reply.status == "wait" and reply.seq in asked:
                         tally.waits += 1
