@@ -23,6 +23,12 @@ STANDS = Andon(Fault.HSM_DOWN, Blame.CA, "the token does not answer")
 REFUSED = SlotStatus("1", SlotState.RESULT, outcome=Outcome.ERROR, fault=Fault.NO_ORDER, detail="none is open")
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A diary looks as soon as it may: what is waited for here is its thread."""
+    monkeypatch.setattr(diary, "_LOOK_S", 0.02)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "diary.jsonl"

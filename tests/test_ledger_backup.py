@@ -13,7 +13,9 @@ from ledgers import MakeLedger, admitted, end, open_ledger, production, rows, st
 
 from station.faults import Fault, FaultError
 from station.ledger import SqliteLedger, verify
+from station.ledger.anchors import add_head
 from station.ledger.backup import backup, begin, restore
+from station.ledger.export import archive, verify_archives
 
 _LEDGER = "ledger.sqlite"
 
@@ -78,7 +80,7 @@ def test_what_is_restored_is_the_backup_and_says_so(make_ledger: MakeLedger, led
     ledger.dispose()
     for ending in ("", "-wal"):
         shutil.copy(tmp_path / f"crashed{ending}", f"{ledger_path}{ending}")
-    replaced = restore(kept_safe, tmp_path, "linh", "s1")
+    replaced = restore(kept_safe, tmp_path, tmp_path / "archives", "linh", "s1")
     again = make_ledger()
     assert again.unit_history("SN-2") == []
     assert rows(ledger_path, "SELECT seq, restored_by FROM restorations") == [(links, "linh")]
@@ -93,7 +95,7 @@ def test_a_first_restore_needs_no_ledger_to_replace(ledger: SqliteLedger, tmp_pa
     state = tmp_path / "new machine"
     state.mkdir()
     backup(ledger.store.path, tmp_path / "b.sqlite")
-    assert restore(tmp_path / "b.sqlite", state, "linh", "s1") is None
+    assert restore(tmp_path / "b.sqlite", state, tmp_path / "archives", "linh", "s1") is None
     assert verify.ledger_file(state / _LEDGER).findings == []
 
 
@@ -102,7 +104,7 @@ def test_nothing_is_restored_over_a_running_station(ledger: SqliteLedger, tmp_pa
     with (tmp_path / "station.lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # as `station.daemon` does
         with pytest.raises(FaultError) as error:
-            restore(tmp_path / "b.sqlite", tmp_path, "linh", "s1")
+            restore(tmp_path / "b.sqlite", tmp_path, tmp_path / "archives", "linh", "s1")
     assert error.value.fault is Fault.ALREADY_RUNNING
     assert rows(ledger.store.path, "SELECT * FROM restorations") == []
 
@@ -116,7 +118,7 @@ def test_a_backup_that_was_changed_is_not_restored(ledger: SqliteLedger, tmp_pat
         connection.execute("UPDATE orders SET quantity = 11")
     before = ledger.store.path.read_bytes()
     with pytest.raises(FaultError, match="does not verify") as error:
-        restore(bad, tmp_path, "linh", "s1")
+        restore(bad, tmp_path, tmp_path / "archives", "linh", "s1")
     assert error.value.fault is Fault.RESTORE_REFUSED
     assert ledger.store.path.read_bytes() == before
 
@@ -140,7 +142,7 @@ def test_a_station_whose_record_is_gone_does_not_begin_anew_by_itself(
             make_ledger()
         assert error.value.fault is Fault.LEDGER_GONE
         assert not ledger_path.exists() or not ledger_path.stat().st_size
-    restore(kept_safe, tmp_path, "linh", "s1")
+    restore(kept_safe, tmp_path, tmp_path / "archives", "linh", "s1")
     assert [found.outcome for found in make_ledger().unit_history("SN-1")] == ["PASS"]
 
 
@@ -167,9 +169,9 @@ def test_another_ledger_in_its_place_is_refused_and_so_is_an_older_copy(
             make_ledger()
         assert error.value.fault is Fault.LEDGER_GONE
     with pytest.raises(FaultError, match="is of station s1, this is s2") as error:
-        restore(newest, tmp_path, "linh", "s2")
+        restore(newest, tmp_path, tmp_path / "archives", "linh", "s2")
     assert error.value.fault is Fault.RESTORE_REFUSED
-    restore(older, tmp_path, "linh", "s1")  # a person may, and is on record for it
+    restore(older, tmp_path, tmp_path / "archives", "linh", "s1")  # a person may, and is on record for it
     assert make_ledger().unit_history("SN-1") == []
 
 
@@ -184,14 +186,17 @@ def test_a_damaged_mark_keeps_no_whole_ledger_from_its_work(make_ledger: MakeLed
 def test_only_a_person_begins_a_new_record_and_it_says_so_for_ever(
     make_ledger: MakeLedger, ledger_path: Path, tmp_path: Path
 ) -> None:
-    make_ledger().dispose()
-    (tmp_path / "archives").mkdir()
+    ledger = make_ledger()
+    head = add_head(ledger.store, "s1", "2026-11-23")
+    assert head is not None
+    archive(ledger_path, tmp_path / "archives", head)
+    ledger.dispose()
     with pytest.raises(FaultError, match="nothing is begun anew") as error:
         begun(tmp_path)
     assert error.value.fault is Fault.RESTORE_REFUSED
     ledger_path.unlink()
     begun(tmp_path)
-    assert [path.name.partition(".before-")[0] for path in tmp_path.glob("archives*")] == ["archives"]
+    assert [path.parent.name[:7] for path in tmp_path.rglob("*.jsonl.gz")] == ["before-"]
     assert rows(ledger_path, "SELECT seq, restored_by FROM restorations") == [(0, "linh")]
     assert verify.ledger_file(ledger_path).findings == []
     make_ledger().dispose()
@@ -229,3 +234,27 @@ def test_a_log_removed_under_a_station_at_work_loses_nothing_that_was_green(
     assert [found.outcome for found in again.unit_history("SN-1")] == ["PASS"]
     again.dispose()
     assert verify.ledger_file(after).findings == []
+
+
+def test_archives_go_on_from_what_was_restored_and_those_of_what_it_lost_are_kept(
+    make_ledger: MakeLedger, ledger_path: Path, tmp_path: Path
+) -> None:
+    ledger, archives = make_ledger(), tmp_path / "archives"
+    ledger.add_order(production(), "linh")
+
+    def a_day(day: str) -> None:
+        whole_run(ledger, unit(f"SN-{day}"))
+        head = add_head(ledger.store, "s1", day)
+        assert head is not None
+        archive(ledger_path, archives, head)
+
+    a_day("2026-11-21")
+    backup(ledger_path, tmp_path / "b.sqlite")
+    a_day("2026-11-22")
+    ledger.dispose()
+    restore(tmp_path / "b.sqlite", tmp_path, archives, "linh", "s1")
+    ledger = make_ledger()
+    a_day("2026-11-23")
+    assert sorted(path.name[:10] for path in archives.iterdir()) == ["2026-11-21", "2026-11-23", "before-202"]
+    whole = verify_archives(archives)
+    assert (whole.findings, whole.links) == ([], verify.heads(ledger_path)[-1].seq)

@@ -155,3 +155,22 @@ def test_a_token_that_is_away_costs_a_head_nothing_but_time(
     assert done.wait(30)
     one.stop()
     assert rows(ledger.store.path, "SELECT seal, signature FROM heads") == [("5ea1", b"signed")]
+
+
+def test_a_day_that_a_place_holds_otherwise_keeps_no_later_one_back(ledger: SqliteLedger, tmp_path: Path) -> None:
+    """After a restore the bucket may hold another head of the days that were lost."""
+    days, taken = Days(), []
+
+    def put(head: Anchor) -> None:
+        if head.day == "2026-11-24":
+            raise FaultError(Fault.STORE_DIFFERS, "it holds something else")
+        taken.append(head.day)
+
+    one = Keeper(ledger.store, "s1", tmp_path / "archives", clock=days, places={"s3": put})
+    ledger.add_order(production(), "linh")
+    for day in (25, 26):
+        days.now = datetime(2026, 11, day, 0, 1, tzinfo=UTC)
+        with pytest.raises(FaultError) as error:
+            one.look()
+        assert error.value.fault is Fault.STORE_DIFFERS
+    assert taken == ["2026-11-25"]

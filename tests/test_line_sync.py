@@ -491,7 +491,7 @@ def test_a_restored_station_goes_on_and_what_it_lost_still_counts(
     backup(one.store.path, tmp_path / "b.sqlite")
     assert build(one, "LOST", 3) == 3
     line.sync(one, "s1").round()
-    restore(tmp_path / "b.sqlite", state, "linh", "s1")
+    restore(tmp_path / "b.sqlite", state, tmp_path / "archives", "linh", "s1")
     one.dispose()
     shutil.copy(state / "ledger.sqlite", one.store.path)  # into the same file, which the station's parts hold open
     one.store.path.with_name(f"{one.store.path.name}-wal").unlink(missing_ok=True)

@@ -167,7 +167,8 @@ def _restore(arguments: argparse.Namespace) -> None:
     from station.ledger import backup
 
     config = load(arguments.config)
-    kept = backup.restore(arguments.source, config.state, arguments.by, config.station)
+    archives = config.proof.archives_in(config.state)
+    kept = backup.restore(arguments.source, config.state, archives, arguments.by, config.station)
     print(f"the ledger is that of {arguments.source} now, and says so")
     if kept:
         print(f"the replaced one is kept: {kept}")

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from station import disk
 from station.faults import Fault, FaultError
-from station.ledger import identity, schema, verify
+from station.ledger import export, identity, schema, verify
 from station.ledger.store import Store
 
 _PAGES_A_STEP: Final = 256  # 1 MiB at a time: the line writes in between
@@ -52,14 +52,16 @@ def backup(ledger: Path, target: Path, progress: Callable[[int, int], None] = la
         raise FaultError(Fault.LEDGER_DOWN, f"{target} cannot be made from {ledger}: {error}") from error
 
 
-def restore(source: Path, state: Path, by: str, station: str) -> Path | None:
+def restore(source: Path, state: Path, archives: Path, by: str, station: str) -> Path | None:
     """Put a verified backup in the ledger's place; return where the replaced ledger is kept, None if there was none.
 
-    The restored ledger says so on a row of its own: what it lost since the backup stays a visible gap.
+    The restored ledger says so on a row of its own: what it lost since the backup stays a visible gap. Archives of what
+    it lost are put aside, for its own go on from the backup.
 
     Args:
         source: the backup.
         state: the station's state folder.
+        archives: the station's folder of archives.
         by: who is on record for it.
         station: this station's name; its last run in the backup is of the same.
 
@@ -81,6 +83,7 @@ def restore(source: Path, state: Path, by: str, station: str) -> Path | None:
         with closing(sqlite3.connect(fresh)) as connection:
             simulated = bool(connection.execute("SELECT simulated FROM ledger").fetchone()[0])
         _say_so(fresh, verdict.links, by, simulated=simulated)
+        export.set_aside(fresh, archives, f"before-{_moment()}")
         return _exchange(fresh, ledger)
 
 
@@ -100,11 +103,7 @@ def begin(state: Path, archives: Path, by: str, *, simulated: bool) -> None:
         fresh = state / "ledger.sqlite.restoring"
         _removed(fresh)
         _say_so(fresh, 0, by, simulated=simulated)
-        try:
-            if archives.exists():
-                archives.rename(archives.with_name(f"{archives.name}.before-{_moment()}"))
-        except OSError as error:
-            raise FaultError(Fault.LEDGER_DOWN, f"{archives} cannot be put aside: {error.strerror}") from error
+        export.set_aside(fresh, archives, f"before-{_moment()}")
         _exchange(fresh, ledger)
 
 

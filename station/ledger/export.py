@@ -133,6 +133,29 @@ def _hash_of(ledger: Path, seq: int) -> str:
     return bytes(found["hash"]).hex() if found else ""
 
 
+def set_aside(ledger: Path, folder: Path, name: str) -> None:
+    """Move archives that are not of this ledger's past into a folder ``name`` within: they stay evidence.
+
+    The ledger goes on from the newest that is.
+
+    Raises:
+        FaultError: `Fault.LEDGER_DOWN` where one cannot be read or moved.
+    """
+    try:
+        files = sorted(path for path in folder.iterdir() if _ARCHIVE.fullmatch(path.name)) if folder.exists() else []
+        for path in reversed(files):
+            verdict = verify_export(path)
+            if not verdict.findings and _hash_of(ledger, verdict.links) == verdict.hash:
+                return
+            aside = folder / name
+            aside.mkdir(mode=0o750, exist_ok=True)
+            path.rename(aside / path.name)
+            disk.sync(aside)
+            disk.sync(folder)
+    except OSError as error:
+        raise FaultError(Fault.LEDGER_DOWN, f"{folder}: archives cannot be put aside: {error.strerror}") from error
+
+
 def verify_archives(
     folder: Path, anchors: Iterable[Anchor] = (), progress: verify.Progress = lambda _done, _of: None
 ) -> verify.Verdict:

@@ -91,12 +91,26 @@ class Keeper(threading.Thread):
             if written is not None:
                 log.info("days are archived", file=str(written.path), first=written.first, last=written.last)
         for place, deliver in self._places.items():
-            for one in newest_heads(self._store, _DAYS_BACK):
-                if (place, one.day) not in self._done:
-                    deliver(one)
-                    self._done.add((place, one.day))
-                    log.info("the day's head is anchored", place=place, day=one.day, link=one.seq)
+            self._anchor(place, deliver)
         self._closed = day
+
+    def _anchor(self, place: str, deliver: Callable[[Anchor], None]) -> None:
+        """Bring a place every day's head that it lacks: one that it does not take must not keep the later ones back."""
+        refused: FaultError | None = None
+        for one in newest_heads(self._store, _DAYS_BACK):
+            if (place, one.day) in self._done:
+                continue
+            try:
+                deliver(one)
+            except FaultError as error:
+                refused = refused or error
+                if error.fault is not Fault.STORE_DIFFERS:  # the others would be told the same
+                    break
+            else:
+                self._done.add((place, one.day))
+                log.info("the day's head is anchored", place=place, day=one.day, link=one.seq)
+        if refused is not None:
+            raise refused
 
     def _say(self, error: FaultError) -> None:
         """Once a kind of trouble, not once a minute."""
