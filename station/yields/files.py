@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import IO
 
 import sqlalchemy as sa
 
@@ -16,7 +17,7 @@ from station.faults import Fault, FaultError
 from station.yields.findings import Undelivered
 from station.yields.openhtf import records
 from station.yields.page import html, pdf
-from station.yields.records import units, write_csv, write_json
+from station.yields.records import units, write_units
 from station.yields.report import Figures
 from station.yields.scope import Scope
 from station.yields.words import Words
@@ -60,13 +61,17 @@ def write(  # noqa: PLR0917 - plain values, each by name
         if {"html", "pdf"} & set(formats):
             page = html(figures, settings, words, undelivered)
             if "html" in formats:
-                _text(stem.with_name(f"{stem.name}.html"), lambda file: file.write(page))
+                with _text(stem.with_name(f"{stem.name}.html")) as file:
+                    file.write(page)
             if "pdf" in formats:
                 pdf(page, stem.with_name(f"{stem.name}.pdf"))
-        if "csv" in formats:
-            _text(stem.with_name(f"{stem.name}.csv"), lambda file: write_csv(units(connection, scope), file))
-        if "json" in formats:
-            _text(stem.with_name(f"{stem.name}.json"), lambda file: write_json(figures, units(connection, scope), file))
+        if {"csv", "json"} & set(formats):
+            with ExitStack() as opened:
+                table, document = (
+                    opened.enter_context(_text(stem.with_name(f"{stem.name}.{form}"))) if form in formats else None
+                    for form in ("csv", "json")
+                )
+                write_units(units(connection, scope), figures, table, document)
         if "openhtf" in formats:
             (made / "openhtf").mkdir()
             for file_name, record in records(connection, scope):
@@ -77,9 +82,8 @@ def write(  # noqa: PLR0917 - plain values, each by name
         raise FaultError(Fault.REPORT_UNWRITTEN, f"{folder}: {error.strerror or error}") from error
 
 
-def _text(path: Path, write_to: Callable[..., object]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        write_to(file)
+def _text(path: Path) -> IO[str]:
+    return path.open("w", encoding="utf-8", newline="")
 
 
 def _put(made: Path, place: Path) -> Path:

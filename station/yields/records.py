@@ -8,9 +8,9 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, fields
 from itertools import groupby
-from typing import IO, Any
+from operator import itemgetter
+from typing import IO, Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -23,8 +23,7 @@ from station.yields.scope import Scope
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-@dataclass(frozen=True, slots=True)
-class UnitRow:
+class UnitRow(NamedTuple):
     """One unit's runs in the window, of one kind of order. Times are ISO 8601, UTC."""
 
     serial: str
@@ -59,63 +58,80 @@ def units(connection: sa.Connection, scope: Scope) -> Iterator[UnitRow]:
         earlier.c.outcome.in_(COUNTED),
         earlier.c.at < scope.window.span.start,
     )
+    plain = ("serial", "kind", "product", "order_number", "station", "slot", "operator", "outcome", "fault")
     query = (
-        sa.select(tally, before.label("counted_before"), issued.c.certificate_id, issued.c.not_after)
+        sa.select(
+            *(tally.c[name] for name in plain),
+            _text(tally.c.at),
+            before.label("counted_before"),
+            issued.c.certificate_id,
+            _text(issued.c.not_after),
+        )
         .outerjoin(uses, (uses.c.run == tally.c.run) & (tally.c.outcome == Outcome.PASS.value))
         .outerjoin(issued, issued.c.number == uses.c.number)
         .where(*scope.real(*OrderKind), tally.c.serial.is_not(None))
         .order_by(tally.c.serial, tally.c.kind, tally.c.at, tally.c.run)
     )
-    rows = connection.execute(query, execution_options={"yield_per": 2000}).mappings()
-    for _, mine in groupby(rows, key=lambda row: (row["serial"], row["kind"])):
+    rows: Any = connection.execute(query, execution_options={"yield_per": 2000})
+    for _, mine in groupby(rows, key=itemgetter(0, 1)):
         yield _unit(list(mine))
 
 
-def _unit(rows: list[Any]) -> UnitRow:
+def _text(moment: sa.Column[Any]) -> sa.ColumnElement[str]:
+    """As it stands in the record; a million times made and told again cost more than all the rest."""
+    return sa.type_coerce(moment, sa.Text).label(moment.name)
+
+
+def _unit(rows: list[sa.Row[Any]]) -> UnitRow:
     first, last = rows[0], rows[-1]
-    counted = [row for row in rows if row["outcome"] in COUNTED]
-    outcomes = [row["outcome"] for row in rows]
-    certified = next((row for row in reversed(rows) if row["certificate_id"]), None)
+    counted = [row for row in rows if row.outcome in COUNTED]
+    outcomes = [row.outcome for row in rows]
+    certified = next((row for row in reversed(rows) if row.certificate_id), None)
     return UnitRow(
-        serial=last["serial"],
-        kind=last["kind"],
-        product=last["product"],
-        order=last["order_number"] or "",
-        station=last["station"],
-        slot=last["slot"],
-        operator=last["operator"],
+        serial=last.serial,
+        kind=last.kind,
+        product=last.product,
+        order=last.order_number or "",
+        station=last.station,
+        slot=last.slot,
+        operator=last.operator,
         runs=len(rows),
         counted=len(counted),
         errors=outcomes.count(Outcome.ERROR.value),
         aborted=outcomes.count(Outcome.ABORTED.value),
-        first_here=bool(counted) and not first["counted_before"],
-        first_outcome=counted[0]["outcome"] if counted else "",
-        first_fault=(counted[0]["fault"] or "") if counted else "",
-        last_outcome=last["outcome"],
-        last_fault=last["fault"] or "",
-        first_ended_at=first["at"].isoformat(),
-        last_ended_at=last["at"].isoformat(),
-        certificate_id=certified["certificate_id"] if certified else "",
-        certificate_ends=certified["not_after"].isoformat() if certified else "",
+        first_here=bool(counted) and not first.counted_before,
+        first_outcome=counted[0].outcome if counted else "",
+        first_fault=(counted[0].fault or "") if counted else "",
+        last_outcome=last.outcome,
+        last_fault=last.fault or "",
+        first_ended_at=first.at,
+        last_ended_at=last.at,
+        certificate_id=certified.certificate_id if certified else "",
+        certificate_ends=certified.not_after if certified else "",
     )
 
 
-def write_csv(rows: Iterable[UnitRow], file: IO[str]) -> None:
-    """RFC 4180, with names in the first line. A cell that a spreadsheet would take for a formula gets an apostrophe."""
-    writer = csv.writer(file)
-    writer.writerow(field.name for field in fields(UnitRow))
-    writer.writerows(map(_cells, rows))
+def write_units(rows: Iterable[UnitRow], figures: Figures, table: IO[str] | None, document: IO[str] | None) -> None:
+    """Read the units once, and write them as CSV, as JSON, or both.
+
+    CSV is RFC 4180, with names in the first line; a cell that a spreadsheet would take for a formula gets an
+    apostrophe. JSON is one document: ``schema``, ``figures``, and ``units``, a line each.
+    """
+    sheet = csv.writer(table) if table else None
+    if sheet:
+        sheet.writerow(UnitRow._fields)
+    if document:
+        document.write(f'{{"schema":{SCHEMA},\n"figures":{json.dumps(plain(figures))},\n"units":[')
+    between = "\n"
+    for row in rows:
+        if sheet:
+            sheet.writerow(map(_cell, row))
+        if document:
+            document.write(between + json.dumps(row._asdict()))
+            between = ",\n"
+    if document:
+        document.write("\n]}\n")
 
 
-def _cells(row: UnitRow) -> list[object]:
-    return [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in astuple(row)]
-
-
-def write_json(figures: Figures, rows: Iterable[UnitRow], file: IO[str]) -> None:
-    """One document: ``schema``, ``figures``, and ``units``, a line each."""
-    names = [field.name for field in fields(UnitRow)]
-    file.write(f'{{"schema":{SCHEMA},\n"figures":{json.dumps(plain(figures))},\n"units":[')
-    for index, row in enumerate(rows):
-        file.write(",\n" if index else "\n")
-        json.dump(dict(zip(names, astuple(row), strict=True)), file)
-    file.write("\n]}\n")
+def _cell(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
