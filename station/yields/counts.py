@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -11,10 +11,10 @@ from datetime import UTC, date, datetime
 import sqlalchemy as sa
 
 from station.config.report import Report
-from station.ledger.schema import retests, tally
-from station.ledger.tally import COUNTED
+from station.ledger.schema import tally
 from station.model import OrderKind, Outcome
-from station.yields.scope import DONE, Condition, Query, Scope, again, count_if, first_runs
+from station.yields.cells import Cell, again
+from station.yields.scope import DONE, Query, Scope, count_if, first_runs
 from station.yields.stats import p_chart
 from station.yields.window import Span
 
@@ -96,80 +96,59 @@ class Point:
     slots: tuple[tuple[str, int], ...] = ()
 
 
-def _with_again(scope: Scope) -> tuple[sa.FromClause, list[Condition]]:
-    """The tally beside what became of its units; for each of `Yield`'s numbers whether a first run counts in it."""
-    later, at_once = again(scope), tally.c.outcome == Outcome.PASS.value
-    rows = tally.outerjoin(later, (later.c.serial == tally.c.serial) & (later.c.kind == tally.c.kind))
-    return rows, [sa.true(), at_once, at_once | (later.c.passed == 1), later.c.serial.is_not(None)]
+def _yield(of: Iterable[Cell]) -> Yield:
+    numbers = [(cell.units, cell.passed_first, cell.passed, cell.retested) for cell in of]
+    return Yield(*map(sum, zip((0, 0, 0, 0), *numbers, strict=True)))
 
 
-def _sum(found: Iterable[Sequence[int]]) -> Yield:
-    return Yield(*map(sum, zip((0, 0, 0, 0), *found, strict=True)))
+def of_kind(read: Iterable[Cell], kind: OrderKind) -> Yield:
+    """The yield of all units of production, or of rework."""
+    return _yield(cell for cell in read if cell.kind == kind.value and not cell.simulated)
 
 
-@dataclass(frozen=True, slots=True)
-class Products:
-    """The yield of all production, of all rework, and of each product's production by name."""
-
-    production: Yield
-    rework: Yield
-    each: list[Group]
-
-
-def products(connection: sa.Connection, scope: Scope) -> Products:
-    """Count the units of both kinds in one reading of their first runs."""
-    kinds = (OrderKind.PRODUCTION, OrderKind.REWORK)
-    rows, numbers = _with_again(scope)
-    query: Query = (
-        sa.select(tally.c.kind, tally.c.product, *map(count_if, numbers))
-        .select_from(rows)
-        .where(*first_runs(scope, *kinds))
-        .group_by(tally.c.kind, tally.c.product)
-    )
-    found: dict[str, dict[str, list[int]]] = {kind.value: {} for kind in kinds}
-    for kind, name, *counted in connection.execute(query):
-        found[kind][name] = counted
-    production, rework = (found[kind.value] for kind in kinds)
-    done: dict[str, int] = dict(
-        connection.execute(
-            sa.select(tally.c.product, sa.func.count())
-            .where(*scope.real(OrderKind.PRODUCTION), tally.c.outcome.in_(DONE))
-            .group_by(tally.c.product)
-        ).all()
-    )
-    names = sorted({*production, *done})
-    each = [Group(name, Yield(*production.get(name, (0, 0, 0, 0))), done.get(name, 0)) for name in names]
-    return Products(_sum(production.values()), _sum(rework.values()), each)
+def by_product(read: Iterable[Cell]) -> list[Group]:
+    """The yield of each product's production, by name."""
+    mine: dict[str, list[Cell]] = defaultdict(list)
+    for cell in read:
+        if cell.kind == OrderKind.PRODUCTION.value and not cell.simulated:
+            mine[cell.product].append(cell)
+    groups = [Group(name, _yield(of), _done(of)) for name, of in sorted(mine.items())]
+    return [group for group in groups if group.yields.units or group.done]
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
-    """What the window's time is divided into."""
-
-    output: list[Bar]
-    shifts: list[Group]
+def _done(of: Iterable[Cell]) -> int:
+    return sum(cell.runs for cell in of if cell.outcome in DONE)
 
 
-def times(connection: sa.Connection, scope: Scope, settings: Report) -> Times:
-    """Units done an hour (a day, where the window is longer than two), and each shift's yield."""
+def output(connection: sa.Connection, scope: Scope) -> list[Bar]:
+    """Units done an hour, of a window of up to two days; a day, of a longer one."""
     window = scope.window
-    bars = [window.day(day) for day in window.days] if len(window.days) > HOURLY_DAYS else window.hours()
-    shifts = [(shift.name, window.shift(shift)) for shift in settings.shifts]
-    rows, numbers = _with_again(scope)
-    noted = retests.alias("noted")
-    rows = rows.outerjoin(noted, noted.c.run == tally.c.run)
-    first = tally.c.outcome.in_(COUNTED) & tally.c.serial.is_not(None) & noted.c.run.is_(None)
-    columns = [count_if(tally.c.outcome.in_(DONE)), *(count_if(first & number) for number in numbers)]
-    spans = bars + [span for _, of_shift in shifts for span in of_shift]
-    sums = iter(
-        _in_spans(connection, spans, sa.select(*columns).select_from(rows).where(*scope.real(OrderKind.PRODUCTION)))
-    )
-    output = [Bar(span.start, span.seconds / 3600, next(sums)[0]) for span in bars]
+    spans = [window.day(day) for day in window.days] if len(window.days) > HOURLY_DAYS else window.hours()
+    done = sa.select(sa.func.count()).where(*scope.real(OrderKind.PRODUCTION), tally.c.outcome.in_(DONE))
+    found = _in_spans(connection, spans, done)
+    return [Bar(span.start, span.seconds / 3600, count) for span, (count,) in zip(spans, found, strict=True)]
+
+
+def by_shift(connection: sa.Connection, scope: Scope, settings: Report) -> list[Group]:
+    """The yield of each shift, as the settings list them."""
+    spans = [(shift.name, span) for shift in settings.shifts for span in scope.window.shift(shift)]
+    if not settings.shifts:
+        return []
+    later, kind = again(scope), OrderKind.PRODUCTION
+    rows = tally.outerjoin(later, (later.c.serial == tally.c.serial) & (later.c.kind == tally.c.kind))
+    at_once = tally.c.outcome == Outcome.PASS.value
+    numbers = (at_once, at_once | (later.c.passed == 1), later.c.serial.is_not(None))
+    first: Query = sa.select(sa.func.count(), *map(count_if, numbers)).select_from(rows)
+    done: Query = sa.select(sa.func.count()).where(*scope.real(kind), tally.c.outcome.in_(DONE))
+    times = [span for _, span in spans]
+    units = _in_spans(connection, times, first.where(*first_runs(scope, kind)))
+    counts = _in_spans(connection, times, done)
     groups = []
-    for name, of_shift in shifts:
-        parts = [next(sums) for _ in of_shift]
-        groups.append(Group(name, _sum(part[1:] for part in parts), sum(part[0] for part in parts)))
-    return Times(output, groups)
+    for shift in settings.shifts:
+        mine = [place for place, (name, _) in enumerate(spans) if name == shift.name]
+        whole = Yield(*map(sum, zip((0, 0, 0, 0), *(units[place] for place in mine), strict=True)))
+        groups.append(Group(shift.name, whole, sum(counts[place][0] for place in mine)))
+    return groups
 
 
 def _in_spans(connection: sa.Connection, spans: Sequence[Span], counts: Query) -> list[list[int]]:
@@ -203,23 +182,17 @@ def _minute(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat()[:16]
 
 
-def runs(connection: sa.Connection, scope: Scope) -> Runs:
+def runs(read: Iterable[Cell]) -> Runs:
     """Every run that ended in the window, sorted into what it counts as."""
-    nameless = tally.c.serial.is_(None)
-    query: Query = (
-        sa.select(tally.c.simulated, tally.c.kind, tally.c.outcome, nameless.label("nameless"), sa.func.count())
-        .where(*scope.rows())
-        .group_by(tally.c.simulated, tally.c.kind, tally.c.outcome, nameless)
-    )
     found: dict[str, Counter[str]] = {kind.value: Counter() for kind in OrderKind}
     simulated = unnamed = 0
-    for is_simulated, kind, outcome, is_nameless, count in connection.execute(query):
-        if is_simulated:
-            simulated += count
+    for cell in read:
+        if cell.simulated:
+            simulated += cell.runs
             continue
-        found[kind][outcome] += count
-        if is_nameless and kind == OrderKind.PRODUCTION.value and outcome == Outcome.FAIL.value:
-            unnamed += count
+        found[cell.kind][cell.outcome] += cell.runs
+        if cell.nameless and cell.kind == OrderKind.PRODUCTION.value and cell.outcome == Outcome.FAIL.value:
+            unnamed += cell.runs
     return Runs(
         outcomes=dict(found[OrderKind.PRODUCTION.value]),
         rework=dict(found[OrderKind.REWORK.value]),

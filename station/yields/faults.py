@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 
 from station.faults import Fault
 from station.ledger.schema import closures, retests, tally
 from station.model import OrderKind, Outcome
+from station.yields.cells import Cell
 from station.yields.scope import Query, Scope, count_if, first_runs, natural, next_counted, retested
 from station.yields.stats import fisher, holm
 
@@ -101,50 +101,68 @@ def _examples(connection: sa.Connection, scope: Scope, fault: FaultCount) -> tup
     return tuple(Example(*row) for row in connection.execute(query))
 
 
-def slots(connection: sa.Connection, scope: Scope) -> list[SlotYield]:
+def slots(connection: sa.Connection, scope: Scope, read: Iterable[Cell]) -> list[SlotYield]:
     """Each slot's first runs, and whether it fails more of them than the others do."""
-    failed = tally.c.outcome == Outcome.FAIL.value
-    first = first_runs(scope, OrderKind.PRODUCTION)
+    units, failed = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for cell in read:
+        if cell.kind == OrderKind.PRODUCTION.value and not cell.simulated and cell.units:
+            units[cell.station, cell.slot] += cell.units
+            failed[cell.station, cell.slot] += cell.units - cell.passed_first
+    passed = _passed_later(connection, scope)
+    places = sorted(units, key=lambda place: (place[0], natural(place[1])))
+    parts = [(units[place], failed[place]) for place in places]
+    judged = zip(places, parts, _chances(parts), _worse(parts), strict=True)
+    return [
+        SlotYield(*place, *part, *passed.get(place, (0, 0)), chance, _suspect(chance, worse=more))
+        for place, part, chance, more in judged
+    ]
+
+
+def _passed_later(connection: sa.Connection, scope: Scope) -> dict[tuple[str, str], tuple[int, int]]:
+    """Of the units that failed first in a slot, how many passed later elsewhere, and how many there."""
     place = (tally.c.station, tally.c.slot)
-    query: Query = sa.select(*place, sa.func.count(), count_if(failed)).where(*first).group_by(*place)
     passed = retests.c.outcome == Outcome.PASS.value
     here = (retests.c.station == tally.c.station) & (retests.c.slot == tally.c.slot)
-    # Of the few that failed by themselves: the index on faults finds them.
-    after: Query = (
+    # A FAIL has its fault; by it the index finds these few.
+    failed = (tally.c.outcome == Outcome.FAIL.value, tally.c.fault.is_not(None))
+    query: Query = (
         sa.select(*place, count_if(retested(scope, passed, ~here)), count_if(retested(scope, passed, here)))
-        .where(*first, failed, tally.c.fault.is_not(None))
+        .where(*first_runs(scope, OrderKind.PRODUCTION), *failed)
         .group_by(*place)
     )
-    then = {(station, slot): passes for station, slot, *passes in connection.execute(after)}
-    rows: Any = [(*row, *then.get((row[0], row[1]), (0, 0))) for row in connection.execute(query)]
-    found: list[tuple[str, str, int, int, int, int]] = sorted(rows, key=lambda row: (row[0], natural(row[1])))
-    parts = [(row[2], row[3]) for row in found]
-    judged = zip(found, _chances(parts), _worse(parts), strict=True)
-    return [SlotYield(*row, chance, _suspect(chance, worse=more)) for row, chance, more in judged]
+    return {(station, slot): (away, there) for station, slot, away, there in connection.execute(query)}
 
 
-def lifts(connection: sa.Connection, scope: Scope) -> list[Lifts]:
+def lifts(connection: sa.Connection, scope: Scope, read: Iterable[Cell]) -> list[Lifts]:
     """Runs, lifted and swapped boards of each slot and of each operator, that nobody dodges a red lamp unseen."""
-    lifted, swapped = (tally.c.fault == fault.code for fault in (Fault.LIFTED, Fault.SWAPPED))
-    where = (tally.c.station + sa.literal("/") + tally.c.slot, tally.c.operator)
-    work = scope.real(*_WORK)
-    query: Query = sa.select(*where, sa.func.count(), count_if(lifted), count_if(swapped)).where(*work).group_by(*where)
+    place = tally.c.station + sa.literal("/") + tally.c.slot
     failed = next_counted(scope, OrderKind.PRODUCTION) == Outcome.FAIL.value
-    after: Query = sa.select(*where, count_if(failed)).where(*work, lifted).group_by(*where)
-    then = {(place, operator): count for place, operator, count in connection.execute(after)}
-    rows = [(*row, then.get((row[0], row[1]), 0)) for row in connection.execute(query)]
-    return [*_lifts("slot", [(row[0], *row[2:]) for row in rows]), *_lifts("operator", [row[1:] for row in rows])]
+    query: Query = (
+        sa.select(place, tally.c.operator, count_if(failed))
+        .where(*scope.real(*_WORK), tally.c.fault == Fault.LIFTED.code)
+        .group_by(place, tally.c.operator)
+    )
+    found: dict[str, dict[str, list[int]]] = {kind: defaultdict(lambda: [0, 0, 0, 0]) for kind in ("slot", "operator")}
+    for cell in read:
+        if cell.work:
+            numbers = (cell.runs, *(cell.runs * (cell.fault == fault.code) for fault in (Fault.LIFTED, Fault.SWAPPED)))
+            for one in (found["slot"][cell.place], found["operator"][cell.operator]):
+                one[:3] = [sum(pair) for pair in zip(one, numbers, strict=False)]
+    for name, operator, count in connection.execute(query):
+        found["slot"][name][3] += count
+        found["operator"][operator][3] += count
+    return [one for kind, by_name in found.items() for one in _lifts(kind, by_name)]
 
 
-def _lifts(kind: str, parts_of: Iterable[Sequence[Any]]) -> list[Lifts]:
-    by_name: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-    for name, *numbers in parts_of:
-        by_name[name] = [sum(pair) for pair in zip(by_name[name], numbers, strict=True)]
-    rows: Any = [(name, *by_name[name]) for name in sorted(by_name, key=natural)]
-    found: list[tuple[str, int, int, int, int]] = rows
-    parts = [(row[1], row[2]) for row in found]
-    judged = zip(found, _chances(parts), _worse(parts), strict=True)
-    return [Lifts(kind, *row, chance, _suspect(chance, worse=more)) for row, chance, more in judged]
+def _lifts(kind: str, by_name: Mapping[str, list[int]]) -> list[Lifts]:
+    names = sorted(by_name, key=natural)
+    parts = [(by_name[name][0], by_name[name][1]) for name in names]
+    judged = zip(names, _chances(parts), _worse(parts), strict=True)
+    made = []
+    for name, chance, more in judged:
+        runs, lifted, swapped, then_failed = by_name[name]
+        made.append(Lifts(kind, name, runs, lifted, swapped, then_failed, chance, _suspect(chance, worse=more)))
+    return made
 
 
 def _suspect(chance: float | None, *, worse: bool) -> bool:

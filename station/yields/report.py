@@ -13,7 +13,9 @@ import sqlalchemy as sa
 
 from station.config.report import Report as Settings
 from station.config.report import Shift
+from station.model import OrderKind
 from station.yields import counts, faults, standing, times
+from station.yields.cells import cells
 from station.yields.faults import FaultCount, Lifts, SlotYield
 from station.yields.scope import Scope
 from station.yields.troubles import Troubles, troubles
@@ -95,11 +97,12 @@ def collect(
     """Count everything. ``connection`` should be one transaction that sees one state of the record."""
     span = scope.window.span
     centre, chart = counts.chart(connection, scope)
-    products, hours = counts.products(connection, scope), counts.times(connection, scope, settings)
+    read = cells(connection, scope)
     own = scope.station is None or scope.station == station
     told = troubles(diary, scope, settings, now) if diary is not None and own else None
     covered = told is not None and told.since is not None and told.since <= span.start
-    waiting, lost = times.waiting(connection, scope, settings, told.stood(span.end) if told and covered else None)
+    stood = told.stood(span.end) if told and covered else None
+    waiting, lost = times.waiting(connection, scope, settings, read, stood)
     return Figures(
         station=station,
         order=scope.order,
@@ -112,19 +115,19 @@ def collect(
         made_at=now,
         software=software,
         over=now >= span.end,
-        yields=products.production,
-        rework=products.rework,
-        products=products.each,
-        shifts=hours.shifts,
-        runs=counts.runs(connection, scope),
-        output=hours.output,
+        yields=counts.of_kind(read, OrderKind.PRODUCTION),
+        rework=counts.of_kind(read, OrderKind.REWORK),
+        products=counts.by_product(read),
+        shifts=counts.by_shift(connection, scope, settings),
+        runs=counts.runs(read),
+        output=counts.output(connection, scope),
         shift_hours=seconds(joined([part for shift in settings.shifts for part in shift_spans(scope, shift, now)]))
         / 3600,
         centre=centre,
         chart=chart,
         faults=faults.pareto(connection, scope),
-        slots=faults.slots(connection, scope),
-        lifts=faults.lifts(connection, scope),
+        slots=faults.slots(connection, scope, read),
+        lifts=faults.lifts(connection, scope, read),
         cycles=times.cycles(connection, scope, settings),
         waiting=waiting,
         lost=lost,

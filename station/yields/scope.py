@@ -49,33 +49,17 @@ class Scope:
         return replace(self, window=self.window.before(count))
 
 
-def first_runs(scope: Scope, *kinds: OrderKind, span: Span | None = None) -> list[Condition]:
+def first_runs(scope: Scope, kind: OrderKind, span: Span | None = None) -> list[Condition]:
     """The runs that were their unit's first counted one ever: each unit once, on one day, whatever the window.
 
     A filter by order or station chooses among them; it does not make a later run the first.
     """
     return [
-        *scope.real(*kinds, span=span),
+        *scope.real(kind, span=span),
         tally.c.outcome.in_(COUNTED),
         tally.c.serial.is_not(None),
-        ~noted_retest(),
+        ~sa.exists().where(retests.c.run == tally.c.run),
     ]
-
-
-def noted_retest() -> sa.ColumnElement[bool]:
-    """Whether the row at hand is a counted run of a unit that had one before."""
-    return sa.exists().where(retests.c.run == tally.c.run)
-
-
-def again(scope: Scope) -> sa.Subquery:
-    """The units that were counted again up to the window's end, and whether they passed then: joined to first runs.
-
-    Small, where a question to each of millions of runs is not. What is before the window is no first run's of it.
-    """
-    span, passed = scope.window.span, sa.case((retests.c.outcome == Outcome.PASS.value, 1), else_=0)
-    query = sa.select(retests.c.serial, retests.c.kind, sa.func.max(passed).label("passed"))
-    query = query.where(retests.c.at >= span.start, retests.c.at < span.end)
-    return query.group_by(retests.c.serial, retests.c.kind).subquery("again")
 
 
 def retested(scope: Scope, *more: Condition) -> sa.ColumnElement[bool]:

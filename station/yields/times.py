@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby, pairwise
@@ -16,6 +16,7 @@ from station.config.report import Report
 from station.faults import Blame, Fault
 from station.ledger.schema import order_closures, orders, steps, tally
 from station.model import OrderKind, Outcome, Step
+from station.yields.cells import Cell
 from station.yields.scope import DONE, Query, Scope, natural
 from station.yields.stats import percentile
 from station.yields.window import Span, common, joined, seconds, without
@@ -103,7 +104,7 @@ class _Run:
 
 
 def waiting(
-    connection: sa.Connection, scope: Scope, settings: Report, stood: list[Span] | None = None
+    connection: sa.Connection, scope: Scope, settings: Report, read: Iterable[Cell], stood: list[Span] | None = None
 ) -> tuple[list[Waiting], list[Lost]]:
     """Where each slot's time went, and what each fault of ours cost; times only of windows up to 35 days.
 
@@ -112,7 +113,7 @@ def waiting(
     station's next run that does not); else trouble, after any other ERROR in the slot; else there was no board.
     """
     if len(scope.window.days) > _LONGEST_DAYS:
-        return [], _lost_runs(connection, scope)
+        return [], _lost_runs(read)
     no_order = without([scope.window.span], _open_orders(connection, scope))
     found: list[Waiting] = []
     lost: dict[str, float] = defaultdict(float)
@@ -216,11 +217,9 @@ def _open_orders(connection: sa.Connection, scope: Scope) -> list[Span]:
     return joined(spans)
 
 
-def _lost_runs(connection: sa.Connection, scope: Scope) -> list[Lost]:
-    query: Query = (
-        sa.select(tally.c.fault, sa.func.count())
-        .where(*scope.rows(), tally.c.simulated.is_(sa.false()), tally.c.outcome == Outcome.ERROR.value)
-        .group_by(tally.c.fault)
-    )
-    found = [Lost(code or Fault.UNEXPECTED.code, count, None) for code, count in connection.execute(query)]
-    return sorted(found, key=lambda one: (-one.runs, one.code))
+def _lost_runs(read: Iterable[Cell]) -> list[Lost]:
+    ended = Counter[str]()
+    for cell in read:
+        if cell.outcome == Outcome.ERROR.value and not cell.simulated:
+            ended[cell.fault or Fault.UNEXPECTED.code] += cell.runs
+    return sorted((Lost(code, count, None) for code, count in ended.items()), key=lambda one: (-one.runs, one.code))
