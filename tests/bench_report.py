@@ -1,140 +1,106 @@
-"""A report's cost as the history grows: a year of 100,000 and of 1,000,000 runs, made up and counted.
+"""A report's cost as the history grows, in SQLite and on a line's PostgreSQL: a year made up, and counted.
 
-Part of ``make bench``; ``python tests/bench_report.py [RUNS ...]`` measures it alone. Each report is made in a process
-of its own, so that its memory is its own; the day is the last of the year, the year all of it.
+    python tests/bench_report.py [--sqlite 100000,1000000] [--postgresql 100000,1000000,10000000] [--json]
+
+Each report is made in a process of its own, so that its memory is its own. The day is the last of the year, the year
+all of it. A server's CPU is counted beside the client's. 10 million runs take some 15 minutes and 32 GB of disk while
+they are measured, and nothing after.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import random
-import resource
-import sqlite3
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ledgers import open_ledger
+import big_year
+import psycopg
+from big_year import DAYS, LAST
+from postgres import OWNER, OWNER_PASSWORD, TEMPLATE, Line, Postgres
 
-LAST = date(2026, 12, 30)
-STEPS = (("identify", 180), ("admit", 30), ("enroll", 2100), ("issue", 240), ("install", 3900), ("verify", 5200))
-_PORTION = 20_000
-
-
-def generate(path: Path, runs: int) -> None:
-    """A year of ``runs`` runs that ends with `LAST`: retests, errors and lifts among them, four slots."""
-    open_ledger(path).dispose()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-400000;")
-        triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        for name, _ in triggers:
-            connection.execute(f"DROP TRIGGER {name}")
-        opened = _text(datetime(2025, 12, 1, tzinfo=UTC))
-        connection.execute(
-            "INSERT INTO orders (number, product, kind, quantity, reason, opened_by, opened_at)"
-            " VALUES ('WO-1', 'p', 'production', 9999999, '', 'x', ?)",
-            (opened,),
-        )
-        for rows in _portions(runs):
-            for table, values in rows.items():
-                names = ", ".join(values[0])
-                marks = ", ".join(f":{name}" for name in values[0])
-                connection.executemany(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)  # noqa: S608 - our own names
-        for _, sql in triggers:
-            connection.execute(sql)
-        connection.commit()
+Figures = dict[str, float]
+STATIONS = 50
+# As a small server of a line is set up (16 GB); the tests' own is made to start fast.
+SERVER = (
+    "shared_buffers=2GB",
+    "effective_cache_size=8GB",
+    "random_page_cost=1.1",
+    "max_wal_size=8GB",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+)
+_YEAR = LAST - timedelta(days=DAYS - 1)
+_REPORTS = (
+    ("the day, all default formats", LAST, "html,pdf,csv,json"),
+    ("the day, HTML alone", LAST, "html"),
+    ("the day, figures and units (JSON)", LAST, "json"),
+    ("the year, HTML and PDF", _YEAR, "html,pdf"),
+)
 
 
-def _text(moment: datetime) -> str:
-    return moment.isoformat(timespec="microseconds")
-
-
-def _portions(runs: int) -> Iterator[dict[str, list[dict[str, Any]]]]:
-    chance = random.Random(6)
-    start = datetime(LAST.year, LAST.month, LAST.day, tzinfo=UTC) + timedelta(days=1) - timedelta(days=365)
-    apart = timedelta(days=365) / runs
-    rows: dict[str, list[dict[str, Any]]] = {}
-    retest = ""
-    for number in range(runs):
-        serial, retest = (retest, "") if retest else (f"SN-{number:08d}", "")
-        luck = chance.random()
-        outcome, fault = ("PASS", None)
-        if luck < 0.02:
-            outcome, fault, retest = "FAIL", chance.choice(("U101", "U110", "U120")), serial
-        elif luck < 0.03:
-            outcome, fault = "ERROR", chance.choice(("N402", "C303"))
-        elif luck < 0.035:
-            outcome, fault = "ABORTED", "J201"
-        run = f"{chance.getrandbits(128):032x}"
-        began = start + apart * number
-        ends = _text(began + timedelta(days=7300))
-        at, ended = _text(began), _text(began + timedelta(seconds=18))
-        facts = {"slot": str(number % 4 + 1), "operator": "x", "product": "p", "station": "s", "simulated": 0}
-        told = {"software": "1", "config_hash": "c", "profile_hash": "p", "token": "t"}
-        unit = {"serial": serial, "chip_id": serial, "model": "m", "firmware": "1"}
-        put = rows.setdefault
-        put("runs", []).append({"id": run, "started_at": at, **facts, **told})
-        put("identified", []).append({"run": run, "at": at, **unit})
-        put("admissions", []).append({"run": run, "order_number": "WO-1", "at": at})
-        put("steps", []).extend(
-            {"run": run, "position": i, "step": step, "started_at": at, "duration_ms": ms * chance.uniform(0.8, 1.5)}
-            for i, (step, ms) in enumerate(STEPS)
-        )
-        made = {"number": run, "run": run, "at": at}
-        put("certificates", []).append({**made, "serial": serial, "key_id": run, "authority": "a", "profile_hash": "p"})
-        put("uses", []).append(made)
-        put("issued", []).append({"number": run, "certificate_id": run, "der": b"", "not_after": ends, "at": at})
-        put("closures", []).append({"run": run, "outcome": outcome, "fault": fault, "detail": "", "at": ended})
-        put("tally", []).append(
-            {"run": run, "at": ended, "started_at": at, "order_number": "WO-1", "kind": "production", "serial": serial}
-            | {"outcome": outcome, "fault": fault, "duration_ms": 18_000.0}
-            | facts
-        )
-        if len(rows["runs"]) == _PORTION:
-            yield rows
-            rows = {}
-    if rows:
-        yield rows
-
-
-def measure(path: Path, first: date, *formats: str) -> dict[str, float]:
+def measure(record: str, first: date, formats: str, server: Postgres | None = None) -> Figures:
     """Seconds of wall and CPU and MB of memory of one report, in a process of its own."""
+    before = _server_cpu_s(server)
     done = subprocess.run(
-        [sys.executable, __file__, "--one", str(path), first.isoformat(), ",".join(formats)],
+        [sys.executable, __file__, "--one", record, first.isoformat(), formats],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    found: dict[str, float] = json.loads(done.stdout)
+    found: Figures = json.loads(done.stdout)
+    if server:
+        time.sleep(0.5)  # until the server has buried the report's backend, whose CPU it then counts as its own
+        found["server_cpu_s"] = _server_cpu_s(server) - before
     return found
 
 
-def _one(path: Path, first: date, formats: tuple[str, ...]) -> None:
+def _server_cpu_s(server: Postgres | None) -> float:
+    """What the server used, its children that ended included (proc(5): utime, stime, cutime, cstime)."""
+    if server is None or server.pid is None:
+        return 0.0
+    fields = Path(f"/proc/{server.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def _one(record: str, first: date, formats: tuple[str, ...]) -> None:
+    """``record`` is a SQLite file, or a port and a database."""
     began = time.perf_counter()
+    import sqlalchemy as sa
+
     from station.config.report import Report
     from station.ledger.store import Store
     from station.yields.making import Maker, Wanted
 
-    store = Store(path, simulated=False)
-    with tempfile.TemporaryDirectory() as folder:
-        made_by = Maker(store.read, Report(), "s", "1", "vi", Path(folder))
-        made_by.make(Wanted(first=first, last=LAST, formats=formats), datetime(2027, 1, 1, tzinfo=UTC))
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    print(
-        json.dumps(
-            {
-                "s": time.perf_counter() - began,
-                "cpu_s": used.ru_utime + used.ru_stime,
-                "mb": _most_mb(),
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as parts:
+        if record.endswith(".sqlite"):
+            store = Store(Path(record), simulated=False)
+            parts.callback(store.dispose)
+            read: Any = store.read
+        else:
+            port, _, database = record.partition("/")
+            where: dict[str, Any] = {
+                "host": "127.0.0.1",
+                "port": port,
+                "dbname": database,
+                "user": OWNER,
+                "password": OWNER_PASSWORD,
             }
-        )
-    )
+            engine = sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(**where))
+            parts.callback(engine.dispose)
+            read = engine.begin
+        made_by = Maker(read, Report(), "s0", "1", "vi", Path(folder))
+        made_by.make(Wanted(first=first, last=LAST, formats=formats), datetime(2027, 1, 1, tzinfo=UTC))
+    used = os.times()
+    print(json.dumps({"s": time.perf_counter() - began, "cpu_s": used.user + used.system, "mb": _most_mb()}))
 
 
 def _most_mb() -> float:
@@ -143,36 +109,69 @@ def _most_mb() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def lines(folder: Path, sizes: tuple[int, ...] = (100_000, 1_000_000)) -> Iterator[tuple[str, dict[str, float]]]:
-    """Each measured thing with its figures."""
-    year = LAST - timedelta(days=364)
+def sqlite_lines(folder: Path, sizes: list[int]) -> Iterator[tuple[str, Figures]]:
+    """Each measured thing with its figures: a station's own ledger."""
     for runs in sizes:
         path = folder / f"{runs}.sqlite"
-        generate(path, runs)
-        yield (
-            f"the day's report, all formats, of {runs:,} runs a year",
-            measure(path, LAST, "html", "pdf", "csv", "json"),
-        )
-        yield f"the day's figures alone (JSON), of {runs:,} runs a year", measure(path, LAST, "json")
-        yield f"the year's report (HTML, PDF), of {runs:,} runs", measure(path, year, "html", "pdf")
+        began = time.perf_counter()
+        big_year.sqlite(path, runs, _tell)
+        made = {"s": time.perf_counter() - began, "disk_mb": path.stat().st_size / 1e6}
+        yield f"SQLite {runs:>10,}: made up", made
+        for what, first, formats in _REPORTS:
+            yield f"SQLite {runs:>10,}: {what}", measure(str(path), first, formats)
         path.unlink()
+
+
+def postgresql_lines(sizes: list[int]) -> Iterator[tuple[str, Figures]]:
+    """The same of a line's database, each size in one of its own that is dropped after."""
+    if not sizes:
+        return
+    server = Postgres(*SERVER)
+    try:
+        server.start()
+        Line(server, TEMPLATE, server.folder)
+        for runs in sizes:
+            name = f"year_{runs}"
+            Line(server, name, server.folder)
+            began = time.perf_counter()
+            with closing(server.owner(name)) as owner:
+                big_year.postgresql(owner, runs, STATIONS, _tell)
+                bytes_there = owner.execute("SELECT pg_database_size(current_database())").fetchall()[0][0]
+            made = {"s": time.perf_counter() - began, "disk_mb": bytes_there / 1e6}
+            yield f"PostgreSQL {runs:>10,}: made up", made
+            for what, first, formats in _REPORTS:
+                yield f"PostgreSQL {runs:>10,}: {what}", measure(f"{server.port}/{name}", first, formats, server)
+            with closing(server.owner("postgres")) as owner:
+                owner.execute(f"DROP DATABASE {name}")
+    finally:
+        server.stop()
+
+
+def _tell(what: str) -> None:
+    print(f"  {datetime.now(UTC):%H:%M:%S} {what}", file=sys.stderr, flush=True)
+
+
+def _sizes(text: str) -> list[int]:
+    return [int(part) for part in text.split(",") if part]
 
 
 def main() -> None:
     """Measure and print."""
     if sys.argv[1:2] == ["--one"]:
-        _one(Path(sys.argv[2]), date.fromisoformat(sys.argv[3]), tuple(sys.argv[4].split(",")))
+        _one(sys.argv[2], date.fromisoformat(sys.argv[3]), tuple(sys.argv[4].split(",")))
         return
-    sizes = tuple(int(text) for text in sys.argv[1:]) or (100_000, 1_000_000)
-    with tempfile.TemporaryDirectory() as folder:
-        base: dict[str, float] = {}
-        for what, found in lines(Path(folder), sizes):
-            base = base or found
-            ratio = found["s"] / base["s"]
-            print(
-                f"{what:<62}{found['s']:8.2f} s  {found['cpu_s']:7.2f} s CPU  {found['mb']:6.0f} MB  {ratio:6.1f} x",
-                flush=True,
-            )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sqlite", type=_sizes, default=[100_000, 1_000_000])
+    parser.add_argument("--postgresql", type=_sizes, default=[100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        for lines in (sqlite_lines(Path(name), arguments.sqlite), postgresql_lines(arguments.postgresql)):
+            for what, found in lines:
+                if arguments.json:
+                    print(json.dumps({"what": what, **found}), flush=True)
+                else:
+                    print(f"{what:<58}" + "".join(f"{value:9.2f} {unit}" for unit, value in found.items()), flush=True)
 
 
 if __name__ == "__main__":

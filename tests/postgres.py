@@ -44,7 +44,8 @@ def _binaries() -> Path:
 class Postgres:
     """One server on 127.0.0.1. As root it runs as the user postgres, for it refuses to be root."""
 
-    def __init__(self) -> None:
+    def __init__(self, *settings: str) -> None:
+        self._settings = settings
         # Not pytest's folder: that is closed to the user postgres.
         self.folder = Path(mkdtemp(prefix="station-pg-"))
         self.port = 0
@@ -79,7 +80,13 @@ class Postgres:
             if self._process is None or self._process.poll() is not None:
                 settings = [f"port={self.port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}"]
                 # What is under test survives a killed server, not a power cut of the test machine.
-                settings += ["fsync=off", "max_connections=120", "shared_buffers=32MB", "autovacuum=off"]
+                settings += [
+                    "fsync=off",
+                    "max_connections=120",
+                    "shared_buffers=32MB",
+                    "autovacuum=off",
+                    *self._settings,
+                ]
                 options = [word for setting in settings for word in ("-c", setting)]
                 with (self.folder / "log").open("ab") as log:
                     self._process = subprocess.Popen(
@@ -107,6 +114,10 @@ class Postgres:
             autocommit=True,
             connect_timeout=5,
         )
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
 
     def kill(self) -> None:
         """As a power cut ends it."""
