@@ -15,10 +15,12 @@ import yaml
 from cfnlint.api import ManualArgs, lint
 
 from station.activator import function
+from station.aws.policies import Judgement, judge
 from station.aws.registry import Registry
 
 ROOT = Path(__file__).parent.parent
 AWS = ROOT / "config" / "aws"
+ARN = "arn:aws:iot:us-east-1:000000000000"
 POLICIES = sorted(AWS.glob("*.json"))
 VALUES = {"REGION": "eu-west-1", "ACCOUNT": "123456789012", "CA_CERTIFICATE_ID": "0" * 64, "BUCKET": "some-bucket"}
 
@@ -169,3 +171,47 @@ def test_the_activator_s_rights_are_the_calls_that_it_makes_and_no_other() -> No
 @pytest.mark.parametrize("file", POLICIES, ids=lambda file: file.name)
 def test_each_policy_file_names_no_account(file: Path) -> None:
     assert not re.search(r"(?<!\d)\d{12}(?!\d)", file.read_text())
+
+
+OWN = {"Effect": "Allow", "Action": "iot:Connect", "Resource": f"{ARN}:client/${{iot:Connection.Thing.ThingName}}"}
+TOPIC = {"Effect": "Allow", "Action": ["iot:Publish"], "Resource": [f"{ARN}:topic/${{iot:ClientId}}/*"]}
+
+
+@pytest.mark.parametrize(
+    ("statements", "action", "resource", "judged"),
+    [
+        ([OWN], "iot:Connect", "client/SN-1", Judgement.ALLOWED),
+        ([OWN], "iot:Publish", "topic/SN-1/hello", Judgement.DENIED),
+        ([OWN, TOPIC], "iot:Publish", "topic/SN-1/hello", Judgement.ALLOWED),
+        ([OWN, TOPIC], "iot:Publish", "topic/SN-2/hello", Judgement.DENIED),
+        ([{**TOPIC, "Action": "iot:*"}], "iot:Publish", "topic/SN-1/a/b", Judgement.ALLOWED),
+        ([{**TOPIC, "Action": "IOT:publish"}], "iot:Publish", "topic/SN-1/a", Judgement.ALLOWED),
+        ([OWN, {**OWN, "Effect": "Deny", "Resource": "*"}], "iot:Connect", "client/SN-1", Judgement.DENIED),
+        ([{**OWN, "Resource": f"{ARN}:client/SN-?"}], "iot:Connect", "client/SN-1", Judgement.ALLOWED),
+        ([{**OWN, "Resource": f"{ARN}:client/SN-.*"}], "iot:Connect", "client/SN-1", Judgement.DENIED),
+        ([{**OWN, "Resource": f"{ARN}:client/${{iot:Other}}"}], "iot:Connect", "client/SN-1", Judgement.UNCLEAR),
+        (
+            [{**OWN, "Condition": {"Bool": {"iot:Connection.Thing.IsAttached": ["true"]}}}],
+            "iot:Connect",
+            "client/SN-1",
+            Judgement.ALLOWED,
+        ),
+        (
+            [{**OWN, "Condition": {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}}],
+            "iot:Connect",
+            "client/SN-1",
+            Judgement.UNCLEAR,
+        ),
+        ([], "iot:Connect", "client/SN-1", Judgement.DENIED),
+    ],
+)
+def test_a_policy_is_read_as_aws_reads_it(
+    statements: list[dict[str, Any]], action: str, resource: str, judged: Judgement
+) -> None:
+    document = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    assert judge(document, action, f"{ARN}:{resource}", "SN-1") is judged
+
+
+@pytest.mark.parametrize("document", ["", "[]", "{", '{"Statement": 5}', '{"Statement": [7, {"Action": 3}]}'])
+def test_what_is_no_policy_allows_nothing(document: str) -> None:
+    assert judge(document, "iot:Connect", f"{ARN}:client/SN-1", "SN-1") is Judgement.DENIED

@@ -8,12 +8,17 @@ import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from cloud import make_ca
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from station.config import load
+from station.doctor import Doctor, Finding, examine
 from station.sim.jig import PluggedBoard, SimJig
 from station.sim.line import Provider, Station, command, make_provider
 
@@ -203,3 +208,26 @@ _units = itertools.count(1)
 def fresh_serial() -> str:
     """A serial that no other test has."""
     return f"SN-{next(_units):05}"
+
+
+@pytest.fixture
+def resting(make_station: MakeStation, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> Station:
+    """A station that does not run, asked within this process."""
+    for name in ("SOFTHSM2_CONF", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, provider.environment[name])
+    return make_station()
+
+
+def asked(station: Station, part: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Finding:
+    """One part's answer, with the settings as they are on disk now."""
+    station.write_config()
+    (found,) = examine({part: Doctor(load(station.config), clock=clock).parts()[part]}, limit_s=30)
+    return found
+
+
+@pytest.fixture
+def ca_of_nobody(tmp_path: Path) -> Path:
+    """A CA certificate that no token and no registry knows."""
+    file = tmp_path / "nobody.pem"
+    file.write_bytes(make_ca("Nobody REHEARSAL").certificate.public_bytes(Encoding.PEM))
+    return file
