@@ -55,6 +55,22 @@ def disk(at_work: Station) -> Iterator[Disk]:
     made.unmount()
 
 
+@pytest.fixture
+def failing_disk(at_work: Station, tmp_path: Path) -> Iterator[Path]:
+    """An ext4 of its own under the station's state; the kernel makes it read-only as it does where a disk errs."""
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(512 * 1024 * 1024)  # sparse
+    commands = (["mkfs.ext4", "-q", "-F", str(image)], ["mount", "-o", "loop", str(image), str(at_work.state)])
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"to mount a disk that fails one must be root, with loop devices: {done.stderr.strip()}")
+    yield image
+    at_work.kill()
+    subprocess.run(["umount", "--lazy", str(at_work.state)], check=True)
+
+
 def started(station: Station, jig: SimJig, api: Any) -> Bench:
     station.start()
     station.order("WO-1", "console-station-key", 50)
@@ -122,6 +138,25 @@ def test_a_ledger_damaged_under_a_line_at_work_stops_it(at_work: Station, jig: S
     result = bench.run("SN-1")
     assert (result["outcome"], result["fault"], result["run"]) == ("ERROR", "S601", None)  # before it was touched
     assert "the file is damaged; keep it, and restore the backup beside it" in result["detail"]
+
+
+def test_a_disk_that_turns_read_only_under_a_line_at_work_stops_it(
+    at_work: Station, failing_disk: Path, jig: SimJig, cloud_api: Any
+) -> None:
+    bench = started(at_work, jig, cloud_api)
+    assert bench.run("SN-0")["outcome"] == "PASS"
+    # ext4(5): "abort" is for debugging; what the kernel does itself where a disk errs (errors=remount-ro).
+    subprocess.run(["mount", "-o", "remount,abort", str(at_work.state)], check=True)
+    result = bench.run("SN-1")
+    assert (result["outcome"], result["fault"], result["run"]) == ("ERROR", "S601", None)  # before it was touched
+    assert "dmesg" in result["detail"] or "read-only" in result["detail"]
+    at_work.kill()
+    subprocess.run(["umount", "--lazy", str(at_work.state)], check=True)
+    subprocess.run(["e2fsck", "-p", str(failing_disk)], check=False, capture_output=True)
+    subprocess.run(["mount", "-o", "loop", str(failing_disk), str(at_work.state)], check=True)
+    assert passed_on_disk(at_work) == {"SN-0"}
+    at_work.start()
+    assert bench.run("SN-1")["outcome"] == "PASS"
 
 
 def test_a_read_only_disk_keeps_the_station_from_starting(at_work: Station, disk: Disk) -> None:
