@@ -149,6 +149,7 @@ class StandingState(StrEnum):
     WORKING = "working"  # its latest run is at work, and not at CONNECT yet
     PASSED = "passed"  # its latest run passed: activated before, and never again
     OUT = "out"  # an orphan, or superseded
+    EXPIRED = "expired"  # what a feed permitted once and no longer does; how it ended, no line told
 
     @property
     def wanted(self) -> bool:

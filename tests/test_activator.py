@@ -26,6 +26,7 @@ from station.aws.events import parsed
 from station.aws.registry import Grant, Registry
 from station.cli import main
 from station.faults import Fault, FaultError
+from station.ledger.standing import LedgerRegister
 from station.model import CertificateStatus, Standing, StandingState, Step, certificate_id
 from station.sim.line import wait_for
 
@@ -164,6 +165,51 @@ def test_a_run_that_ends_while_it_is_activated_leaves_nothing_active(
     assert state(api, made) == "INACTIVE"
 
 
+def test_a_second_look_that_failed_is_made_up_for_when_it_is_asked_again(
+    *, registry: Registry, line: Line, cloud: SimCloud, api: Any, policy: str, ca: ProviderCA
+) -> None:
+    run, lifted = line.run("SN-81")
+    _, kept = line.run("SN-82")
+    connect(cloud, lifted, kept)
+
+    class Away(LedgerRegister):
+        """Goes away when it was asked once."""
+
+        asked = 0
+
+        def standing(self, certificate_id: str) -> Standing | None:
+            self.asked += 1
+            if self.asked == 2:
+                raise FaultError(Fault.LEDGER_DOWN)
+            return super().standing(certificate_id)
+
+    for made in (lifted, kept):
+        cut_off = Activator(registry, Away(line.ledger.store.read), ca.id, Grant(policy))
+        with pytest.raises(FaultError):
+            cut_off.consider(made.id)
+        assert state(api, made) == "ACTIVE"
+    end(line.ledger, run, Fault.LIFTED)
+    again = Activator(registry, line.register, ca.id, Grant(policy))
+    assert [again.consider(made.id) for made in (lifted, kept)] == [Verdict.REFUSED, Verdict.ACTIVE]
+    assert [state(api, made) for made in (lifted, kept)] == ["INACTIVE", "ACTIVE"]
+
+
+def test_an_active_one_is_not_taken_out_where_its_feed_only_expired(
+    *, registry: Registry, line: Line, cloud: SimCloud, api: Any, policy: str, ca: ProviderCA
+) -> None:
+    """It may have passed, and the feed stand still since."""
+    _, made = line.run("SN-83")
+    connect(cloud, made)
+    activate(api, made)
+
+    class Expired:
+        def standing(self, certificate_id: str) -> Standing | None:
+            return Standing(certificate_id, ca.id, "SN-83", StandingState.EXPIRED)
+
+    assert Activator(registry, Expired(), ca.id, Grant(policy)).consider(made.id) is Verdict.ACTIVE
+    assert state(api, made) == "ACTIVE"
+
+
 @pytest.mark.parametrize("name", ["", "x" * 64, "A" * 64, "0" * 63, "../" + "0" * 61, "0" * 64])
 def test_an_id_that_is_none_or_unknown_is_absent(activator: Activator, name: str) -> None:
     assert activator.consider(name) is Verdict.ABSENT
@@ -222,6 +268,20 @@ def test_a_stranger_is_an_alarm_once_and_only_after_the_grace(
     assert alarm["certificate_id"] == stranger.id
     assert (alarm["verdict"], alarm["source_ip"]) == ("stranger", "203.0.113.9")
     assert state(api, stranger) == "PENDING_ACTIVATION"
+
+
+def test_what_somebody_revoked_since_it_was_listed_stays_revoked(
+    *, activator: Activator, alarms: AlarmBook, line: Line, cloud: SimCloud, ca: ProviderCA, api: Any
+) -> None:
+    _, made = line.run("SN-12")
+    connect(cloud, made)
+    clock = Hand()
+    service = Service(activator, alarms, grace_s=10, clock=clock)
+    assert poll(activator.registry, ca.id, service) == 1
+    api.update_certificate(certificateId=made.id, newStatus="REVOKED")  # while it waits in a storm
+    work_off(service, clock)
+    assert state(api, made) == "REVOKED"
+    assert service.counts[Verdict.OUT] == 1
 
 
 def test_a_line_that_is_slow_to_tell_is_waited_for(

@@ -161,7 +161,7 @@ def test_what_is_laid_down_is_believed_until_it_expires(shelf: FolderShelf, regi
     later = FeedRegister(shelf, SEAL.seals, lambda: NOW + timedelta(minutes=11))
     found = later.standing(ID)
     assert found is not None
-    assert found.state is StandingState.OUT
+    assert found.state is StandingState.EXPIRED
 
 
 def test_an_older_line_laid_back_is_refused(shelf: FolderShelf, register: FeedRegister) -> None:

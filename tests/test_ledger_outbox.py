@@ -167,6 +167,26 @@ def test_each_new_fault_of_one_is_on_record(ledger: SqliteLedger, make_outbox: M
 
 
 @pytest.mark.usefixtures("impatient")
+def test_what_is_out_of_service_is_retired_once_more_later_and_after_a_restart(
+    ledger: SqliteLedger, make_outbox: MakeOutbox, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An activator that asked before the run ended may have said ACTIVE after it, and died."""
+    monkeypatch.setattr(outbox, "_CONFIRM_S", 0.3)
+    number = orphan(ledger, "SN-1")
+    registry.troubles[number] = [FaultError(Fault.THROTTLED) for _ in range(2)]
+    first = make_outbox()
+    registry.drained()
+    assert registry.asked == [number] * 3
+    registry.troubles[number] = [FaultError(Fault.CLOUD_UNREACHABLE)]
+    registry.wait(lambda: len(registry.asked) == 5)  # the first time nobody answered
+    first.stop()
+    make_outbox()
+    registry.wait(lambda: len(registry.asked) == 6)
+    assert set(registry.asked) == {number}
+    assert registry.told[-1] == 0
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_mistake_in_our_own_code_does_not_end_the_outbox(
     ledger: SqliteLedger, make_outbox: MakeOutbox, registry: Registry
 ) -> None:

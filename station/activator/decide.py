@@ -32,7 +32,7 @@ class Verdict(StrEnum):
     FOREIGN = "foreign"  # another CA's
     STRANGER = "stranger"  # our CA signed it, and no run made it
     EARLY = "early"  # its run is not at CONNECT yet
-    REFUSED = "refused"  # an orphan, superseded, or passed before
+    REFUSED = "refused"  # an orphan, superseded, or passed before; where it was ACTIVE, INACTIVE now
 
     @property
     def may_change(self) -> bool:
@@ -54,22 +54,26 @@ class Activator:
     ca_certificate_id: str
     grant: Grant
 
-    def consider(self, certificate_id: str, listed: Registered | None = None) -> Verdict:
-        """Activate the certificate where it may be; ``listed`` is what a listing by our CA said of it a moment ago.
+    def consider(self, certificate_id: str) -> Verdict:
+        """Activate the certificate where it may be. AWS IoT is asked now: what a listing said of it may be old.
+
+        One that is ACTIVE is judged again: whoever activated it may have been cut off before the second look.
 
         Raises:
             FaultError: what AWS or the register has against being asked; nothing is decided then.
         """
         if not CERTIFICATE_ID.fullmatch(certificate_id):
             return Verdict.ABSENT
-        found = listed or self.registry.find_by_id(certificate_id)
+        found = self.registry.find_by_id(certificate_id)
         if found is None:
             return Verdict.ABSENT
         if found.ca != self.ca_certificate_id:
             return Verdict.FOREIGN
-        if found.status is not CertificateStatus.PENDING_ACTIVATION:
-            return Verdict.ACTIVE if found.status is CertificateStatus.ACTIVE else Verdict.OUT
-        return self._decide(found)
+        if found.status is CertificateStatus.PENDING_ACTIVATION:
+            return self._decide(found)
+        if found.status is CertificateStatus.ACTIVE:
+            return self._kept(found, Verdict.ACTIVE, {StandingState.OUT})
+        return Verdict.OUT
 
     def _decide(self, found: Registered) -> Verdict:
         """Of one that waits under our CA: what the line says."""
@@ -79,11 +83,15 @@ class Activator:
             return verdict or Verdict.STRANGER
         self.registry.activate(found, known.thing, self.grant)
         # The run may have ended meanwhile, and the station have said INACTIVE before we said ACTIVE.
+        return self._kept(found, Verdict.ACTIVATED, {StandingState.OUT, StandingState.EXPIRED})
+
+    def _kept(self, found: Registered, verdict: Verdict, over: set[StandingState]) -> Verdict:
+        """``verdict`` of an active one, unless the line says by now that it is ``over``: then INACTIVE."""
         now = self.register.standing(found.id)
-        if now is not None and now.state is StandingState.OUT:
-            self.registry.deactivate(found)
-            return Verdict.REFUSED
-        return Verdict.ACTIVATED
+        if now is None or now.state not in over:
+            return verdict
+        self.registry.deactivate(found)
+        return Verdict.REFUSED
 
     def _may(self, known: Standing | None) -> Verdict | None:
         """None where it may be activated."""

@@ -76,7 +76,7 @@ def _pass(activator: Activator, context: Any) -> dict[str, int]:
         if context.get_remaining_time_in_millis() < _SPARE_MS or (found.since is not None and found.since < oldest):
             break
         if found.status is CertificateStatus.PENDING_ACTIVATION:
-            verdict = activator.consider(found.id, found)
+            verdict = activator.consider(found.id)
             counts[verdict] += 1
             if not verdict.alarming or _waited(found, now) > grace:
                 _tell(found.id, verdict, "", alarm=verdict.alarming)

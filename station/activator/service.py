@@ -34,7 +34,6 @@ class _Work:
     first: float
     since: str
     source_ip: str = ""
-    listed: Registered | None = None
     looks: int = 0
 
 
@@ -69,7 +68,7 @@ class Service:
     def listed(self, found: Registered) -> None:
         """A poll found it PENDING_ACTIVATION."""
         since = found.since.astimezone(UTC).isoformat(timespec="seconds") if found.since else _now()
-        self._add(_Work(found.id, self._clock(), since, listed=found), urgent=False)
+        self._add(_Work(found.id, self._clock(), since), urgent=False)
 
     def waiting(self) -> int:
         """How many are on the list."""
@@ -104,9 +103,8 @@ class Service:
         return True
 
     def _look(self, work: _Work) -> None:
-        listed, work.listed = work.listed, None  # a listing is news once
         try:
-            verdict = self._activator.consider(work.certificate_id, listed)
+            verdict = self._activator.consider(work.certificate_id)
         except FaultError as error:
             log.warning(
                 "a certificate waits on", certificate=work.certificate_id, fault=error.fault.code, detail=error.detail

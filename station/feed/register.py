@@ -55,7 +55,7 @@ class FeedRegister:
         self._lock = threading.Lock()
 
     def standing(self, certificate_id: str) -> Standing | None:
-        """What the latest line says; OUT where that has expired; None without a valid line."""
+        """What the latest line says; EXPIRED where that has expired; None without a valid line."""
         raw = self._shelf.get(certificate_id)
         if raw is None:
             return None
@@ -70,7 +70,7 @@ class FeedRegister:
             )
             return None
         if line.expires <= self._clock():
-            return replace(line.standing, state=StandingState.OUT)
+            return replace(line.standing, state=StandingState.EXPIRED)
         return line.standing
 
     def taken(self, raw: bytes, of: str | None = None) -> FeedLine:

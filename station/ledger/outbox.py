@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import sqlalchemy as sa
@@ -20,6 +20,9 @@ from station.ledger.schema import issued, outbox, outbox_attempts, outbox_done
 _FIRST_S: Final = 1.0
 _LONGEST_S: Final = 60.0
 _IDLE_S: Final = 60.0
+# An activator that asked before we said INACTIVE may say ACTIVE after it. None takes so long: Lambda ends it in 5 min.
+_CONFIRM_S: Final = 600.0
+_LATELY: Final = timedelta(days=7)  # what was done shortly before a weekend is confirmed after it
 
 log = structlog.get_logger()
 
@@ -30,6 +33,8 @@ class Outbox(threading.Thread):
     What cannot be retired now is tried again after 1 s, then twice as long up to a minute. Each new fault of it is put
     on record; every attempt, in the log: a cloud that is away for a week must not fill the disk. It is woken when a
     run ends.
+
+    Ten minutes after a certificate is out of service it is retired once more (`_CONFIRM_S`), after a restart too.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class Outbox(threading.Thread):
         self._due: dict[str, float] = {}
         self._pause: dict[str, float] = {}
         self._fault: dict[str, Fault] = {}
+        self._confirm_at: dict[str, float] | None = None
         self._woken = threading.Event()
         self._over = threading.Event()
 
@@ -78,27 +84,55 @@ class Outbox(threading.Thread):
         left = [number for number, _ in self._waiting()]
         self._tell(len(left))
         self._due = {number: self._due[number] for number in left if number in self._due}
-        return max(0.0, min([self._due.get(number, 0.0) - time.monotonic() for number in left], default=_IDLE_S))
+        until_confirmed = self._confirm_one()
+        return max(0.0, min([self._due.get(number, 0.0) - time.monotonic() for number in left] + [until_confirmed]))
+
+    def _confirm_one(self) -> float:
+        """Retire again what is due for it, one a second: slots share AWS's quota. Returns the seconds until the next."""
+        if self._confirm_at is None:
+            with self._store.read() as connection:
+                lately = done_since(connection, datetime.now(UTC) - _LATELY)
+            self._confirm_at = dict.fromkeys(lately, time.monotonic() + _CONFIRM_S)
+        number = min(self._confirm_at, key=self._confirm_at.__getitem__, default=None)
+        if number is None or self._confirm_at[number] > time.monotonic():
+            return min(_IDLE_S, self._confirm_at[number] - time.monotonic()) if number else _IDLE_S
+        with self._store.read() as connection:
+            der = certificate(connection, number)
+        error = self._retired(der)
+        if error is None or error.fault is Fault.CA_NOT_ACCEPTING:  # of a CA that lets nobody in, nothing connects
+            del self._confirm_at[number]
+        else:
+            self._confirm_at[number] = time.monotonic() + _LONGEST_S
+            log.warning("not confirmed out of service", number=number, fault=error.fault.code, detail=error.detail)
+        return _FIRST_S
 
     def _waiting(self) -> list[tuple[str, bytes]]:
         with self._store.read() as connection:
             return waiting(connection)
 
     def _try(self, number: str, der: bytes) -> None:
-        try:
-            self._retire(x509.load_der_x509_certificate(der))
-        except FaultError as error:
+        error = self._retired(der)
+        if error is not None:
             self._put_off(number, error)
-            return
-        except Exception as error:  # a thread's top: one certificate must not stop the others
-            log.exception("unexpected")
-            self._put_off(number, FaultError(Fault.UNEXPECTED, type(error).__name__))
             return
         with self._store.write() as connection:
             connection.execute(sa.insert(outbox_done).values(number=number, at=datetime.now(UTC)))
         self._pause.pop(number, None)
         self._fault.pop(number, None)
+        if self._confirm_at is not None:
+            self._confirm_at[number] = time.monotonic() + _CONFIRM_S
         log.info("a certificate is out of service", number=number)
+
+    def _retired(self, der: bytes) -> FaultError | None:
+        """Retire it; returns what is against it."""
+        try:
+            self._retire(x509.load_der_x509_certificate(der))
+        except FaultError as error:
+            return error
+        except Exception as error:  # a thread's top: one certificate must not stop the others
+            log.exception("unexpected")
+            return FaultError(Fault.UNEXPECTED, type(error).__name__)
+        return None
 
     def _put_off(self, number: str, error: FaultError) -> None:
         pause = min(self._pause.get(number, _FIRST_S / 2) * 2, _LONGEST_S)
@@ -125,3 +159,13 @@ def waiting(connection: sa.Connection) -> list[tuple[str, bytes]]:
         .order_by(outbox.c.at)
     )
     return [(number, der) for number, der in connection.execute(query)]
+
+
+def done_since(connection: sa.Connection, moment: datetime) -> list[str]:
+    """The numbers of the certificates that were taken out of service since."""
+    return list(connection.scalars(sa.select(outbox_done.c.number).where(outbox_done.c.at >= moment)))
+
+
+def certificate(connection: sa.Connection, number: str) -> bytes:
+    """The DER of a certificate that was made."""
+    return bytes(connection.scalars(sa.select(issued.c.der).where(issued.c.number == number)).one())
