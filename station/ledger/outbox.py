@@ -88,7 +88,7 @@ class Outbox(threading.Thread):
         return max(0.0, min([self._due.get(number, 0.0) - time.monotonic() for number in left] + [until_confirmed]))
 
     def _confirm_one(self) -> float:
-        """Retire again what is due for it, one a second: slots share AWS's quota. Returns the seconds until the next."""
+        """Retire again what is due for it, one a second, for slots share AWS's quota; returns the next's seconds."""
         if self._confirm_at is None:
             with self._store.read() as connection:
                 lately = done_since(connection, datetime.now(UTC) - _LATELY)
