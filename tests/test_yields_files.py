@@ -217,6 +217,12 @@ def test_what_kept_the_station_from_working_is_told_with_its_time(
     assert texts["look_stood"].split("{")[0] in outline.text
 
 
+def test_a_diary_that_cannot_be_read_keeps_no_report_from_being_made(full: SqliteLedger, tmp_path: Path) -> None:
+    told = replace(maker(full, tmp_path / "reports"), diary=tmp_path)  # a folder
+    page = only(told.make(Wanted(day=DAY, formats=("html",)), NOW).folder, "html").read_text()
+    assert "1 line(s) of the diary cannot be read." in page
+
+
 def test_the_diary_tells_when_the_line_stood_better_than_the_runs_do(full: SqliteLedger, tmp_path: Path) -> None:
     told = replace(maker(full, tmp_path / "reports"), diary=diary_of(tmp_path))
     waited = told.make(Wanted(day=DAY, formats=("json",)), NOW).figures.waiting

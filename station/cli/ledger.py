@@ -42,7 +42,7 @@ def add_to(commands: Commands) -> None:
         help="a ledger, copy, export, archive, or folder of archives (default: this station's)",
     )
     verify.add_argument("--anchor", type=Path, action="append", default=[], help="a text that holds anchors; repeat it")
-    verify.add_argument("--seal", type=Path, help="the seal's public key (PEM): its signatures must be right")
+    verify.add_argument("--seal", type=Path, help="the seal's public key (PEM): every anchor must be signed by it")
     export = command(ledger, "export", _export, "the whole record as JSON Lines that verify by themselves")
     export.add_argument("target", type=Path, help="a new file; .gz is compressed")
     backup = command(ledger, "backup", _backup, "copy the ledger to a new file while the line runs")

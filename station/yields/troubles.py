@@ -9,8 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from station.config.report import Report as Settings
-from station.diary import Trouble, What, read
-from station.faults import Fault, FaultError
+from station.diary import Told, Trouble, What, read
 from station.yields.scope import Scope, natural
 from station.yields.window import Span, common, joined, seconds
 
@@ -50,15 +49,14 @@ class Troubles:
 def troubles(diary: Path, scope: Scope, settings: Settings, now: datetime) -> Troubles:
     """Read the diary for the window; of more than 1000 events the longest are told, and all are counted.
 
-    Raises:
-        FaultError: `Fault.REPORT_UNWRITTEN` where it cannot be read.
+    One that cannot be read at all is told as one unreadable line: it must not keep the report from being made.
     """
     span = scope.window.span
     until = min(span.end, now)
     try:
         told = read(diary, span.start, span.end, now)
-    except OSError as error:
-        raise FaultError(Fault.REPORT_UNWRITTEN, f"{diary} cannot be read: {error.strerror}") from error
+    except OSError:
+        told = Told([], None, 1)
     planned = joined([part for shift in settings.shifts for part in scope.window.shift(shift)])
     kinds: dict[tuple[What, str, str], list[Trouble]] = defaultdict(list)
     for one in told.troubles:
