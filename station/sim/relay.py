@@ -18,6 +18,7 @@ from station.sim.terminal import FLOOD, garbage
 KNOWN = {"echo": ("", "echoes all that it receives, as an adapter with one wire for both ways")}
 
 _LOOK_S = 0.05
+_GONE_S = 0.1
 _PIECE = 512
 
 
@@ -63,13 +64,13 @@ class Relay:
         if not self._mute:
             self._wire.send(piece)
 
-    def restarted(self, gone_s: float) -> None:
-        """What becomes of the port while the board restarts."""
+    def restarted(self, away_s: float) -> None:
+        """What becomes of the port while the board restarts: one that renumbers is gone for 100 ms at the most."""
         self._mute = self._mute or "never-back" in self._faults
-        if "renumber" in self._faults:
+        gone_s = min(away_s, _GONE_S) if "renumber" in self._faults else 0.0
+        if gone_s:
             self._wire.renumber(gone_s)
-        else:
-            self._wire.pause(gone_s)
+        self._wire.pause(away_s - gone_s)
 
     def _begun(self, piece: bytes) -> bytes:
         """What becomes of a reply where it begins."""

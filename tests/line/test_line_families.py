@@ -1,4 +1,7 @@
-"""Every family of boards beside the others in one jig: plugged in, provisioned, and in its own colour."""
+"""Every family of boards beside the others in one jig: plugged in, provisioned, and in its own colour.
+
+Some of them take their port along as they restart, and come back as another device in the same slot.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,9 @@ IMEI, UUID = "35265610088518", "25c95751-efa4-40d4-8b4a-1dcaab81fa"
 NRF91 = {"family": "nrf91", "model": "nRF9151-LACA"}
 
 ROWS: dict[str, Row] = {
-    "console": Row({"driver": "console", **key("station")}, {"serial": "SN-1", "chip": "C-1", "faults": ["echo"]}),
+    "console": Row(
+        {"driver": "console", **key("station")}, {"serial": "SN-1", "chip": "C-1", "faults": ["echo", "renumber"]}
+    ),
     "command": Row(
         {"driver": "command", **key("station"), "options": flasher("CHIP-SN-3")},
         {"serial": "SN-3", "chip": "CHIP-SN-3"},
@@ -72,12 +77,17 @@ ROWS: dict[str, Row] = {
     ),
     "nrf91-shell": Row(
         {"driver": "nrf91", "model": "nRF9151-LACA", **key("station"), "options": {"host": "shell", "reset": "kernel"}},
-        {**NRF91, "serial": f"{IMEI}2", "chip": f"{UUID}c2", "mode": "shell"},
+        {**NRF91, "serial": f"{IMEI}2", "chip": f"{UUID}c2", "mode": "shell", "faults": ["renumber"]},
         key_proof="digest",
     ),
     "zephyr": Row(
         {"driver": "zephyr", **key("station"), "options": {"buffer_bytes": 4096}},
-        {"family": "zephyr", "serial": "none", "chip": "3336343110473837", "faults": ["buffer=4096", "noise"]},
+        {
+            "family": "zephyr",
+            "serial": "none",
+            "chip": "3336343110473837",
+            "faults": ["buffer=4096", "noise", "renumber"],
+        },
         key_proof="digest",
     ),
     "zephyr-key-on-board": Row(
@@ -104,7 +114,7 @@ ROWS: dict[str, Row] = {
             "certificate": {"validity_days": 365, "backdate_s": 3600, "organization": "Demo", "chain": "leaf"},
             "first_contact": {"by": "board", "topic": "foo/bar"},
         },
-        {"family": "micropython", "serial": "MP-1", "chip": "MP-C1"},
+        {"family": "micropython", "serial": "MP-1", "chip": "MP-C1", "faults": ["renumber"]},
     ),
 }
 
@@ -116,7 +126,7 @@ if os.geteuid() == 0:  # its login in a chroot needs root; tests/test_boards_lin
             "options": {"password": {"file": "../gateway-password"}},
             "first_contact": {"by": "board", "topic": "foo/bar"},
         },
-        {"family": "linux", "serial": "GW-1", "chip": "GW-C1"},
+        {"family": "linux", "serial": "GW-1", "chip": "GW-C1", "faults": ["renumber", "noise"]},
     )
 
 
@@ -124,6 +134,7 @@ def test_every_family_beside_the_others_in_one_jig(make_station: MakeStation, ji
     line = make_station(slots=len(ROWS))
     shared = line.products["console-station-key"]
     line.products = {name: {**shared, **row.product} for name, row in ROWS.items()}
+    line.settings["slot_times"] = {"debounce_ms": 100, "lifted_ms": 2_000}  # who restarts on a laden machine is late
     line.write_config()
     (line.folder / "gateway-password").touch(mode=0o600)
     (line.folder / "gateway-password").write_text(PASSWORD)
