@@ -6,10 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import boto3
+import pytest
+from cloud import SimCloud
 from ledgers import open_ledger, production, unit, whole_run
 from month import RunFact, put
 from postgres import PASSWORD, Line
@@ -68,6 +72,33 @@ def test_a_report_that_cannot_be_is_exit_1_or_2_with_what_to_write(settings: Pat
     assert "'2026-11-31' is no day; write it as 2026-11-24" in no_day.stderr
     alone = report(settings, "--line", "boss")
     assert (alone.returncode, "stands alone" in alone.stderr) == (1, True)
+
+
+def test_a_report_that_s3_does_not_take_is_exit_1_kept_and_sent_later(
+    settings: Path, tmp_path: Path, cloud: SimCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    s3 = {"bucket": "nightly", "region": "us-east-1", "prefix": "line-1/", "simulator": cloud.said["api_url"]}
+    text = settings.read_text()
+    settings.write_text(text.replace("  expiring_days: 90", f"  s3: {json.dumps(s3)}\n  expiring_days: 90"))
+    ledger = open_ledger(tmp_path / "ledger.sqlite")
+    put(ledger, orders(), [RunFact("r1", "SN-1", NOON, "PASS")])
+    ledger.dispose()
+    away = report(settings, "--day", f"{DAY}", "--format", "csv", "--deliver")
+    assert away.returncode == 1
+    assert f"{DAY}: s3 nightly: s3://nightly: " in away.stderr
+    assert "S642" in away.stderr
+    assert "NoSuchBucket" in away.stderr
+    (made,) = (tmp_path / "reports" / f"{DAY}").glob("*.csv")
+    with closing(boto3.client("s3", region_name="us-east-1", endpoint_url=cloud.said["api_url"])) as boss:
+        boss.create_bucket(Bucket="nightly")
+        there = report(settings, "deliver")
+        assert (there.returncode, there.stderr) == (0, f"{DAY}: s3 nightly: delivered\n")
+        key = f"line-1/{DAY}/{made.name}"
+        assert boss.get_object(Bucket="nightly", Key=key)["Body"].read() == made.read_bytes()
+    again = report(settings, "deliver")
+    assert (again.returncode, again.stderr) == (0, "")
 
 
 def test_the_lines_report_has_the_figures_of_both_stations(
