@@ -132,14 +132,19 @@ def whole_run(
     """From open to close, with every step noted."""
     run = admitted(ledger, of)
     run.key_proof = key_proof
+    finish(ledger, run, key_name or of.serial, fault)
+    return run
+
+
+def finish(ledger: SqliteLedger, run: Run, key_name: str, fault: Fault | None = None) -> None:
+    """What is left of a run that was admitted."""
     note(ledger, run, Step.IDENTIFY)
     note(ledger, run, Step.ADMIT)
-    certify(ledger, run, key_name or of.serial)
+    certify(ledger, run, key_name)
     for step in (Step.ENROLL, Step.ISSUE, Step.INSTALL, Step.VERIFY):
         note(ledger, run, step)
     note(ledger, run, Step.CONNECT, fault)
     end(ledger, run, fault)
-    return run
 
 
 def note(ledger: SqliteLedger, run: Run, step: Step, fault: Fault | None = None) -> None:

@@ -17,7 +17,7 @@ from typing import cast
 import psycopg
 import pytest
 import sqlalchemy as sa
-from ledgers import admitted, certify, golden, production, rework, rows, unit, whole_run
+from ledgers import admitted, certify, end, finish, golden, production, rework, rows, started, unit, whole_run
 from postgres import PASSWORD, STATIONS, Line, Network, Postgres, station_ledger
 
 from station.faults import Fault, FaultError
@@ -71,13 +71,16 @@ def build(ledger: SqliteLedger, prefix: str, most: int) -> int:
 
 
 def built(ledger: SqliteLedger, serial: str, fault: Fault | None = None) -> bool:
-    """A run of the unit, where the station has a share left for it."""
+    """A run of the unit, as far as the station has a share left for it."""
+    run = started(ledger, unit(serial))
     try:
-        whole_run(ledger, unit(serial), fault=fault)
+        ledger.admit(run)
     except FaultError as error:
         if error.fault not in {Fault.LEASE_SPENT, Fault.ORDER_FULL, Fault.NO_ORDER}:
             raise
+        end(ledger, run, error.fault)
         return False
+    finish(ledger, run, serial, fault)
     return True
 
 
@@ -132,7 +135,7 @@ def work(ledger: SqliteLedger, name: str, over: threading.Event) -> None:
         if built(ledger, f"{name}-{index}", Fault.CLOUD_SILENT if index % 5 == 3 else None):
             index += 1
         else:
-            over.wait(0.02)
+            over.wait(0.1)
 
 
 def test_a_network_cut_at_any_byte_loses_nothing_and_gives_nothing_twice(
@@ -342,6 +345,29 @@ def test_what_a_station_gives_back_another_builds(line: Line, make_stations: Mak
     assert build(two, "B", 9) == 3
 
 
+def test_what_is_given_back_is_not_taken_again_until_a_unit_is_refused_for_it(
+    line: Line, make_stations: MakeStations
+) -> None:
+    one, two = make_stations("s1", "s2")
+    one.add_order(production(quantity=9), "linh")
+    first, second = line.sync(one, "s1", block=5), line.sync(two, "s2", block=5)
+    first.round()
+    assert build(one, "A", 2) == 2
+    give_back(one.store, "s1", "WO-1")
+    first.round()
+    first.round()
+    assert line.rows("SELECT sum(quantity) FROM leases") == [(2,)]
+    second.round()
+    assert build(two, "B", 4) == 4
+    second.round()
+    run = started(one, unit("A-9"))
+    assert refused(lambda: one.admit(run)) is Fault.LEASE_SPENT
+    end(one, run, Fault.LEASE_SPENT)
+    first.round()
+    assert line.rows("SELECT sum(quantity) FROM leases") == [(9,)]
+    assert build(one, "C", 9) + build(two, "D", 9) == 3
+
+
 def test_an_order_is_opened_on_one_station_and_closed_on_another(line: Line, make_stations: MakeStations) -> None:
     one, two = make_stations("s1", "s2")
     first, second = line.sync(one, "s1"), line.sync(two, "s2")
@@ -503,6 +529,32 @@ def test_a_restored_station_goes_on_and_what_it_lost_still_counts(
     assert verify.ledger_file(one.store.path).findings == []
 
 
+def test_what_a_station_gave_back_before_a_restore_it_does_not_build_after_it(
+    line: Line, make_stations: MakeStations, tmp_path: Path
+) -> None:
+    one, two = make_stations("s1", "s2")
+    one.add_order(production(quantity=6), "linh")
+    first, second = line.sync(one, "s1", block=6), line.sync(two, "s2", block=6)
+    first.round()
+    assert build(one, "A", 1) == 1
+    backup(one.store.path, tmp_path / "b.sqlite")
+    give_back(one.store, "s1", "WO-1")
+    first.round()
+    second.round()
+    assert build(two, "B", 4) == 4
+    state = tmp_path / "state"
+    state.mkdir()
+    restore(tmp_path / "b.sqlite", state, "linh", "s1")
+    one.dispose()
+    shutil.copy(state / "ledger.sqlite", one.store.path)
+    one.store.path.with_name(f"{one.store.path.name}-wal").unlink(missing_ok=True)
+    first.round()
+    assert build(one, "C", 9) == 0
+    assert build(two, "D", 9) == 1
+    second.round()
+    assert line.rows(PASSED) == [(6,)]
+
+
 # Who may what.
 
 
@@ -518,6 +570,8 @@ def test_a_restored_station_goes_on_and_what_it_lost_still_counts(
         "ALTER TABLE runs DISABLE ROW LEVEL SECURITY",
         "INSERT INTO leases VALUES ('s1/WO-1/9', 's1', 'WO-1', 5, '2026')",
         "INSERT INTO leases VALUES ('s2/WO-1/9', 's2', 'WO-1', -5, '2026')",
+        "INSERT INTO leases VALUES ('s2/WO-1/9', 's1', 'WO-1', -1, '2026')",
+        "INSERT INTO leases VALUES ('s1/WO-1/9', 's1', 'WO-1', -5, '2026')",  # it holds four
         "INSERT INTO clashes VALUES ('x', 'serial', 'SN', 'r', 's2', 'r', 's1', '1', '2026')",
         "INSERT INTO line_members (name, role) VALUES ('s9', 'login_s1')",
         "INSERT INTO line_links (station, epoch, seq, at, rows, hash) VALUES ('s2', '', 999, '', '', '')",

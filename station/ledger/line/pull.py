@@ -9,10 +9,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 import structlog
 
+from station.faults import Fault
 from station.ledger import orders, schema
 from station.ledger.line.server import LineServer
 from station.ledger.store import Store
-from station.model import OrderKind
+from station.model import OrderKind, WorkOrder
 
 _ROWS_A_PULL: Final = 500
 _line_passes = sa.table("line_passes", *(sa.column(column.name, column.type) for column in schema.passes.columns))
@@ -143,6 +144,24 @@ def _retire(connection: sa.Connection, clash: dict[str, Any]) -> None:
         connection.execute(sa.insert(schema.outbox).values(**row))
 
 
+def pull_leases(server: sa.Connection, store: Store, station: str) -> None:
+    """Take over what the line has of this station's own leases and this ledger has not: a backup was restored here.
+
+    Without them the station would build what it gave back after the backup, and another station had built since.
+    """
+    mine, closed = schema.leases.c, schema.order_closures
+    with store.read() as connection:
+        known = set(connection.execute(sa.select(mine.id)).scalars())
+        over = sa.select(closed.c.order_number)
+        numbers = connection.execute(sa.select(schema.orders.c.number).where(schema.orders.c.number.not_in(over)))
+        open_here = list(numbers.scalars())
+    there = sa.select(schema.leases).where(mine.station == station, mine.order_number.in_(open_here))
+    lost = [dict(row) for row in server.execute(there).mappings() if row["id"] not in known]
+    if lost:
+        with store.write() as connection:
+            connection.execute(sa.insert(schema.leases), lost)
+
+
 def lease(server: LineServer, store: Store, station: str, block: int, but: frozenset[str] = frozenset()) -> None:
     """Hold a block of each open production order ahead of what is built, as far as the line has any left.
 
@@ -160,7 +179,9 @@ def lease(server: LineServer, store: Store, station: str, block: int, but: froze
         wanted = [
             (found.order.number, _count(connection, found.order.number), orders.left_here(connection, found))
             for found in orders.progress(connection, only_open=True)
-            if found.order.kind is OrderKind.PRODUCTION and found.order.number not in but
+            if found.order.kind is OrderKind.PRODUCTION
+            and found.order.number not in but
+            and not _given_up(connection, found.order)
         ]
     for number, count, left in wanted:
         # Topped up when half is used: not a request for each unit.
@@ -176,10 +197,30 @@ def lease(server: LineServer, store: Store, station: str, block: int, but: froze
                 connection.execute(sa.insert(schema.leases).values(**row, at=datetime.fromisoformat(given.at)))
 
 
+def _given_up(connection: sa.Connection, order: WorkOrder) -> bool:
+    """Whether the station gave its rest of the order back, and nobody wanted to build of it here since."""
+    held = connection.execute(sa.select(schema.leases).where(schema.leases.c.order_number == order.number)).all()
+    # By the count in its name: the server gives, this station gives back, and their clocks may be apart.
+    last = max(held, key=lambda row: int(row.id.rpartition("/")[2]), default=None)
+    if last is None or last.quantity > 0:
+        return False
+    refused = (
+        sa.select(sa.literal(1))
+        .select_from(schema.closures.join(schema.runs, schema.runs.c.id == schema.closures.c.run))
+        .where(
+            schema.closures.c.fault == Fault.LEASE_SPENT.code,
+            schema.closures.c.at > last.at,
+            schema.runs.c.product == order.product,
+        )
+    )
+    return connection.execute(refused.limit(1)).first() is None
+
+
 def give_back(store: Store, station: str, number: str) -> int:
     """Give what is left here of an order back to the line; `station.ledger.line.push` tells the server.
 
-    Written here first: from this moment on the station builds no more of it, whatever the network does.
+    Written here first: from this moment on the station builds no more of it, whatever the network does. It asks for a
+    share again once a unit was refused here for want of one.
 
     Returns:
         How many units; runs that are under way keep theirs.

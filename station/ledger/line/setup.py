@@ -127,6 +127,19 @@ BEGIN
 END
 $$;
 
+-- A station gives back what it holds and no more: else the line would build too many.
+CREATE OR REPLACE FUNCTION line_given_back() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
+$$
+BEGIN
+    PERFORM 1 FROM orders o WHERE o.number = NEW.order_number FOR UPDATE;
+    IF (SELECT sum(l.quantity) FROM leases l WHERE l.order_number = NEW.order_number AND l.station = NEW.station) < 0
+    THEN RAISE insufficient_privilege USING MESSAGE = 'more is given back than the station holds'; END IF;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER line_given_back AFTER INSERT ON leases FOR EACH ROW EXECUTE FUNCTION line_given_back();
+
 -- What admission needs of the other stations, and of this one's own past before a backup was restored: who passed.
 CREATE OR REPLACE VIEW line_passes AS SELECT * FROM passes;
 CREATE OR REPLACE VIEW line_schema AS
@@ -173,7 +186,7 @@ def _grant(connection: sa.Connection) -> None:
         said += _policy(table, "read_all", "SELECT", READERS, "USING (true)")
     for table, mine in own.items():
         # Leases are given by `line_lease` alone; what a station may say itself is that it gives some back.
-        adds = f"{mine} AND quantity < 0" if table == "leases" else mine
+        adds = f"{mine} AND quantity < 0 AND split_part(id, '/', 1) = station" if table == "leases" else mine
         said.append(f"GRANT SELECT, INSERT ON {table} TO {WRITERS}")
         said += _policy(table, "own_read", "SELECT", WRITERS, f"USING ({mine})")
         said += _policy(table, "own_add", "INSERT", WRITERS, f"WITH CHECK ({adds})")

@@ -104,6 +104,7 @@ class LineSync(threading.Thread):
         self.push()
         with self._server.transaction() as server:
             twofold = pull.pull_orders(server, self._store)
+            pull.pull_leases(server, self._store, self._station)
             pull.pull_passes(server, self._store, self._station, self._pusher.epoch)
             if pull.pull_clashes(server, self._store, self._station):
                 self._settled()
