@@ -544,7 +544,7 @@ def test_what_a_station_gave_back_before_a_restore_it_does_not_build_after_it(
     assert build(two, "B", 4) == 4
     state = tmp_path / "state"
     state.mkdir()
-    restore(tmp_path / "b.sqlite", state, "linh", "s1")
+    restore(tmp_path / "b.sqlite", state, tmp_path / "archives", "linh", "s1")
     one.dispose()
     shutil.copy(state / "ledger.sqlite", one.store.path)
     one.store.path.with_name(f"{one.store.path.name}-wal").unlink(missing_ok=True)
