@@ -129,6 +129,8 @@ class Cli:
             case ["set", key, *value] if key in self._staged:
                 self._staged[key] = value[0] if value else ""
                 return self._shown(key)
+            case ["get"]:
+                return "".join(map(self._shown, self._staged))
             case ["get" | "set", key, *_]:
                 return self._shown(key)
             case ["commit"]:
