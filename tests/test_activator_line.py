@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from station.aws.registry import Registry
 from station.cli import main
 from station.faults import Fault
 from station.ledger import SqliteLedger
+from station.ledger.line import LineServer
 from station.model import FirstContact
+from station.reconcile import Kind, Sides
 
 Run = Callable[[], dict[str, int]]
 
@@ -71,6 +74,7 @@ def once(
 def test_what_any_station_of_the_line_pushed_is_activated_and_nothing_else(
     *,
     once: Run,
+    registry: Registry,
     shared_line: Shared,
     make_stations: Callable[..., list[SqliteLedger]],
     cloud: SimCloud,
@@ -101,3 +105,10 @@ def test_what_any_station_of_the_line_pushed_is_activated_and_nothing_else(
     syncs[0].round()
     assert once() == {"activated": 1, "refused": 1}
     assert state(api, not_pushed) == "ACTIVE"
+
+    boss = LineServer(shared_line.settings().model_copy(update={"user": "line_boss"}), PASSWORD)
+    with closing(boss):
+        sides = Sides(registry, ca.id, one.ledger.store.read, boss.transaction)
+        counts = sides.compare(lambda what, count: None).counts
+        alone = replace(sides, line=None).compare(lambda what, count: None).counts
+    assert (counts[Kind.ELSEWHERE], counts[Kind.UNKNOWN_HERE], alone[Kind.UNKNOWN_HERE]) == (2, 0, 2)

@@ -15,7 +15,7 @@ from station.aws.registry import Grant, Registry
 from station.cli import main
 from station.faults import Fault
 from station.model import Step
-from station.reconcile import Kind, Repair, Result, compare
+from station.reconcile import Kind, Result, Sides
 from station.sim.line import Provider, Station
 
 
@@ -25,8 +25,16 @@ class Mess(NamedTuple):
     ids: dict[Kind, str]
 
 
-def compared(line: Line, registry: Registry, ca: ProviderCA, repair: Repair | None = None) -> Result:
-    return compare(line.ledger.store.read, registry, ca.id, lambda what, count: None, repair)
+FIX = {Kind.ORPHAN, Kind.PENDING}
+
+
+@pytest.fixture
+def sides(line: Line, registry: Registry, ca: ProviderCA) -> Sides:
+    return Sides(registry, ca.id, line.ledger.store.read)
+
+
+def compared(sides: Sides) -> Result:
+    return sides.compare(lambda what, count: None)
 
 
 @pytest.fixture
@@ -80,11 +88,9 @@ def status(api: Any, certificate_id: str) -> str | None:
     return state(api, type("D", (), {"id": certificate_id}))  # type: ignore[arg-type]
 
 
-def test_each_kind_of_difference_is_found_and_nothing_is_touched(
-    mess: Mess, line: Line, registry: Registry, ca: ProviderCA, api: Any
-) -> None:
+def test_each_kind_of_difference_is_found_and_nothing_is_touched(mess: Mess, sides: Sides, api: Any) -> None:
     before = {one: status(api, one) for one in mess.ids.values()}
-    result = compared(line, registry, ca)
+    result = compared(sides)
     assert {one.kind: one.certificate_id for one in result.found} == {
         kind: name for kind, name in mess.ids.items() if not kind.well
     }
@@ -94,9 +100,9 @@ def test_each_kind_of_difference_is_found_and_nothing_is_touched(
 
 
 def test_fix_mends_orphans_and_pending_ones_and_leaves_what_somebody_decided(
-    *, mess: Mess, line: Line, registry: Registry, ca: ProviderCA, api: Any, policy: str
+    *, mess: Mess, sides: Sides, ca: ProviderCA, api: Any, policy: str
 ) -> None:
-    result = compared(line, registry, ca, Repair(ca.certificate, Grant(policy)))
+    result = sides.mend(compared(sides), FIX, ca.certificate, Grant(policy))
     assert {one.kind: one.fixed for one in result.found if one.fixed} == {
         Kind.ORPHAN: "set INACTIVE",
         Kind.PENDING: "activated",
@@ -106,41 +112,59 @@ def test_fix_mends_orphans_and_pending_ones_and_leaves_what_somebody_decided(
     assert status(api, mess.ids[Kind.TAKEN_OUT]) == "INACTIVE"
     assert status(api, mess.ids[Kind.UNKNOWN_HERE]) == "ACTIVE"
     assert result.left == 3
-    again = compared(line, registry, ca)
+    again = compared(sides)
     assert {one.kind for one in again.found} == {Kind.TAKEN_OUT, Kind.UNKNOWN_THERE, Kind.UNKNOWN_HERE}
 
 
-def test_where_the_provider_activates_pending_ones_are_told_and_left(
-    mess: Mess, line: Line, registry: Registry, ca: ProviderCA, api: Any
+def test_what_changed_since_it_was_compared_is_judged_anew(
+    *, mess: Mess, sides: Sides, ca: ProviderCA, api: Any, policy: str
 ) -> None:
-    compared(line, registry, ca, Repair(ca.certificate, None))
+    result = compared(sides)
+    for kind, since in ((Kind.PENDING, "REVOKED"), (Kind.ORPHAN, "INACTIVE"), (Kind.UNKNOWN_HERE, "REVOKED")):
+        api.update_certificate(certificateId=mess.ids[kind], newStatus=since)
+    result = sides.mend(result, {*FIX, Kind.UNKNOWN_HERE}, ca.certificate, Grant(policy))
+    now = {one.certificate_id: (one.kind, one.fixed) for one in result.found}
+    assert now[mess.ids[Kind.PENDING]] == (Kind.TAKEN_OUT, "")
+    assert now[mess.ids[Kind.ORPHAN]] == now[mess.ids[Kind.UNKNOWN_HERE]] == (Kind.OUT, "by itself: out by now")
+    assert status(api, mess.ids[Kind.PENDING]) == "REVOKED"
+
+
+def test_where_the_provider_activates_pending_ones_are_told_and_left(
+    mess: Mess, sides: Sides, ca: ProviderCA, api: Any
+) -> None:
+    sides.mend(compared(sides), FIX, ca.certificate, None)
     assert status(api, mess.ids[Kind.PENDING]) == "PENDING_ACTIVATION"
 
 
-def test_only_with_a_person_s_yes_a_stranger_is_revoked(
-    mess: Mess, line: Line, registry: Registry, ca: ProviderCA, api: Any
+def test_a_stranger_is_revoked_where_that_is_asked_for_and_nothing_beside_it(
+    mess: Mess, sides: Sides, ca: ProviderCA, api: Any, policy: str
 ) -> None:
-    compared(line, registry, ca, Repair(ca.certificate, None, revoke=True))
+    sides.mend(compared(sides), {Kind.UNKNOWN_HERE}, ca.certificate, Grant(policy))
     assert status(api, mess.ids[Kind.UNKNOWN_HERE]) == "REVOKED"
+    assert status(api, mess.ids[Kind.ORPHAN]) == "ACTIVE"
+    assert status(api, mess.ids[Kind.PENDING]) == "PENDING_ACTIVATION"
+    assert {one.kind for one in compared(sides).found} == set(mess.ids) - {
+        kind for kind in mess.ids if kind.well or kind is Kind.UNKNOWN_HERE
+    }
 
 
 def test_an_orphan_that_never_connected_is_registered_inactive(
-    line: Line, registry: Registry, ca: ProviderCA, api: Any
+    line: Line, sides: Sides, ca: ProviderCA, api: Any
 ) -> None:
     lost, orphan = line.run("SN-1")
     end(line.ledger, lost, Fault.STILL_PENDING)
-    (found,) = compared(line, registry, ca, Repair(ca.certificate, None)).found
+    (found,) = sides.mend(compared(sides), FIX, ca.certificate, None).found
     assert (found.kind, found.status, found.fixed) == (Kind.ORPHAN, "absent", "set INACTIVE")
     assert state(api, orphan) == "INACTIVE"
 
 
 def test_several_pages_are_read_within_the_throttle(
-    registry: Registry, cloud: SimCloud, ca: ProviderCA, tmp_path: Any, line: Line
+    sides: Sides, cloud: SimCloud, ca: ProviderCA, tmp_path: Any
 ) -> None:
     connect(cloud, *(device(ca, tmp_path / "many", f"M-{number}") for number in range(251)))
     counted: list[int] = []
     before = cloud.control("counts").get("ListCertificatesByCA", 0)
-    result = compare(line.ledger.store.read, registry, ca.id, lambda what, count: counted.append(count))
+    result = sides.compare(lambda what, count: counted.append(count))
     assert result.counts[Kind.UNKNOWN_HERE] == 251
     assert cloud.control("counts")["ListCertificatesByCA"] - before == 2
     assert max(counted) == 251
@@ -168,10 +192,12 @@ def test_the_command_tells_differences_mends_them_and_revokes_only_after_a_typed
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    asked: list[str] = []
+
     def ran(*arguments: str) -> tuple[int, str]:
         code = main(["--config", str(station_file), "reconcile", *arguments])
         told = capsys.readouterr()
-        assert told.err in {"", "nothing was done\n"}
+        asked.append(told.err)
         return code, told.out
 
     code, said = ran()
@@ -180,16 +206,36 @@ def test_the_command_tells_differences_mends_them_and_revokes_only_after_a_typed
         assert (name in said) is not kind.well, kind
     assert status(api, mess.ids[Kind.ORPHAN]) == "ACTIVE"
 
+    stranger = mess.ids[Kind.UNKNOWN_HERE]
+    for typed, then in (("no", "ACTIVE"), (None, "ACTIVE"), ("yes", "REVOKED")):
+
+        def answer(typed: str | None = typed) -> str:
+            if typed is None:
+                raise EOFError
+            return typed
+
+        monkeypatch.setattr("builtins.input", answer)
+        assert ran("--revoke-unknown")[0] == 1, "what else is left is somebody's to decide"
+        assert asked[-1].startswith(f"{stranger}\nRevoke these 1?"), "asked when it is known what it is about"
+        assert status(api, stranger) == then
+        assert status(api, mess.ids[Kind.ORPHAN]) == "ACTIVE", "that is --fix's"
+
     code, said = ran("--fix", "--json")
     fixed = {one["certificate_id"]: one["fixed"] for one in json.loads(said)["found"]}
-    assert (code, json.loads(said)["left"]) == (1, 3)
+    assert (code, json.loads(said)["left"]) == (1, 2)
     assert (fixed[mess.ids[Kind.ORPHAN]], fixed[mess.ids[Kind.PENDING]]) == ("set INACTIVE", "activated")
+    assert asked[-1] == ""
 
-    stranger = mess.ids[Kind.UNKNOWN_HERE]
-    for typed, then in (("no", "ACTIVE"), ("yes", "REVOKED")):
-        monkeypatch.setattr("builtins.input", lambda _, typed=typed: typed)
-        assert ran("--revoke-unknown")[0] == 1, "what else is left is somebody's to decide"
-        assert status(api, stranger) == then
+
+def test_on_a_line_nothing_is_revoked_before_the_line_was_asked(
+    *, line: Line, station_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del line  # its ledger is there
+    settings = json.loads(station_file.read_text())
+    settings["line"] = {"host": "127.0.0.1", "user": "s1", "password": {"file": "none"}}
+    station_file.write_text(json.dumps(settings))
+    assert main(["--config", str(station_file), "reconcile", "--revoke-unknown"]) == 1
+    assert "next: add --line LOGIN" in capsys.readouterr().err
 
 
 def test_the_command_says_that_both_sides_agree(

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack, closing
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from station.cli.parsing import Commands, command, print_json, with_json
 
+if TYPE_CHECKING:
+    from station.config import Config
+    from station.ledger.standing import Read
+
+_LINE_S = 600.0  # every certificate of a big line
 _LEAST_S = 2.0  # for the doctor's parts, on however slow a machine
 _DOCTOR = """\
 Asks every part of the station at the same time, changes nothing, and takes less than 5 seconds. It may be run
@@ -23,16 +31,20 @@ examples:
 
 
 _RECONCILE = """\
-Compares the ledger with AWS IoT, certificate by certificate, within AWS's throttles. Nothing is changed without --fix.
-Exit codes: 0 both sides agree, or what did not was mended; 1 differences are left.
+Compares the ledger with AWS IoT, certificate by certificate, within AWS's throttles. Nothing is changed without --fix
+or --revoke-unknown. Exit codes: 0 both sides agree, or what did not was mended; 1 differences are left.
 
---fix sets orphans INACTIVE, and activates what passed and still waits where this station is the activator. What
-somebody took out of service or deleted on purpose is told and left. Certificates that this ledger does not know may be
-another station's: they are told, and revoked only by --revoke-unknown and a typed yes.
+--fix sets orphans INACTIVE, and activates what passed and still waits where this station is the activator; each is
+asked about again right before. What somebody took out of service or deleted on purpose is told and left. Certificates
+that this ledger does not know may be another station's: with --line those of the line's stations are left to them. The
+rest is told, and revoked only by --revoke-unknown and a yes that is typed below their ids; on a line, --line
+has to be given. What another station signs in these minutes may not be on the line's server yet: no station should be
+at work.
 
 examples:
   station reconcile
   station reconcile --fix
+  station reconcile --revoke-unknown --line reader --password-file /root/reader
   station reconcile --json | jq '.found[] | select(.kind == "unknown here")'
 """
 
@@ -47,7 +59,11 @@ def add_to(commands: Commands) -> None:
     reconcile.description = _RECONCILE
     reconcile.formatter_class = argparse.RawDescriptionHelpFormatter
     reconcile.add_argument("--fix", action="store_true", help="mend what may be mended without a person")
-    reconcile.add_argument("--revoke-unknown", action="store_true", help="revoke what this ledger does not know; asks")
+    reconcile.add_argument(
+        "--revoke-unknown", action="store_true", help="revoke what no record knows; shows it and asks"
+    )
+    reconcile.add_argument("--line", metavar="LOGIN", help="ask the line's PostgreSQL too, as this reader")
+    reconcile.add_argument("--password-file", type=Path, help="its password, mode 0600 (none: the server trusts us)")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -73,23 +89,62 @@ def _reconcile(arguments: argparse.Namespace) -> int:
     from station.ca import load_ca_certificate
     from station.config import load
     from station.ledger.readers import ledger_reader
-    from station.reconcile import Repair, compare
+    from station.reconcile import Kind, Sides
 
     config = load(arguments.config)
-    aws, revoke = config.aws, arguments.revoke_unknown
-    if revoke and input("Revoke every certificate that this ledger does not know? Type yes to go on: ") != "yes":
-        print("nothing was done", file=sys.stderr)
-        return 1
-    registry = Registry(aws.region, api_url=aws.simulator.api_url if aws.simulator else None)
-    repair = None
-    if arguments.fix or revoke:
-        activation = aws.activation
-        grant = Grant(activation.policy, activation.thing_type) if activation.by == "station" else None
-        repair = Repair(load_ca_certificate(config.ca.certificate), grant, revoke=revoke)
-    with ledger_reader(config.state / "ledger.sqlite") as read, views.progress() as progress:
-        result = compare(read, registry, aws.ca_certificate_id, progress, repair)
+    aws = config.aws
+    with ExitStack() as parts:
+        line = _line(arguments, config, parts)
+        record = parts.enter_context(ledger_reader(config.state / "ledger.sqlite"))
+        registry = Registry(aws.region, api_url=aws.simulator.api_url if aws.simulator else None)
+        sides = Sides(registry, aws.ca_certificate_id, record, line)
+        with views.progress() as progress:
+            result = sides.compare(progress)
+        kinds = {Kind.ORPHAN, Kind.PENDING} if arguments.fix else set()
+        strangers = [one.certificate_id for one in result.found if one.kind is Kind.UNKNOWN_HERE]
+        if arguments.revoke_unknown and strangers and _revoke(strangers):
+            kinds.add(Kind.UNKNOWN_HERE)
+        if kinds:
+            activation = aws.activation
+            grant = Grant(activation.policy, activation.thing_type) if activation.by == "station" else None
+            result = sides.mend(result, kinds, load_ca_certificate(config.ca.certificate), grant)
     if arguments.json:
         print_json({"counts": result.counts, "left": result.left, "found": [asdict(one) for one in result.found]})
     else:
         views.print_reconciled(result)
     return int(result.left > 0)
+
+
+def _line(arguments: argparse.Namespace, config: Config, parts: ExitStack) -> Read | None:
+    """The record of the line, where a reader's login is given; a station's own shows it no other station's rows."""
+    from station.config.secrets import read_password
+    from station.faults import Fault, FaultError
+
+    if arguments.line is None:
+        if arguments.revoke_unknown and config.line is not None:
+            raise FaultError(
+                Fault.CONFIG, "what is unknown here may be another station's of the line; next: add --line LOGIN"
+            )
+        return None
+    if config.line is None:
+        raise FaultError(Fault.CONFIG, "the settings have no section `line`: this station stands alone")
+    from station.ledger.line import LineServer
+
+    password = read_password(arguments.password_file) if arguments.password_file else ""
+    server = parts.enter_context(closing(LineServer(config.line, password, arguments.line)))
+    return lambda: server.transaction(_LINE_S)
+
+
+def _revoke(strangers: list[str]) -> bool:
+    """Whether a person says yes to revoking these, and no others."""
+    for one in strangers:
+        print(one, file=sys.stderr)
+    print(f"Revoke these {len(strangers)}? No station can use them again. Type yes: ", end="", file=sys.stderr)
+    sys.stderr.flush()
+    try:
+        agreed = input() == "yes"
+    except EOFError:
+        agreed = False
+    if not agreed:
+        print("none is revoked", file=sys.stderr)
+    return agreed

@@ -66,6 +66,12 @@ def all_recorded(connection: sa.Connection, authority: str) -> Iterator[Recorded
         after = rows[-1]["number"]
 
 
+def all_ids(connection: sa.Connection, authority: str) -> set[str]:
+    """The ids of every certificate that was ever signed under one CA."""
+    query = sa.select(issued.c.certificate_id).join(certificates, certificates.c.number == issued.c.number)
+    return set(connection.scalars(query.where(certificates.c.authority == authority)))
+
+
 def recorded(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[Recorded]:
     """The signed certificates that ``which`` picks, by columns of `issued` and `certificates`."""
     return _recorded(connection, connection.execute(_issued().where(which)).mappings().all())
