@@ -182,6 +182,11 @@ class FaultError(Exception):
         self.detail = printable(detail, _MAX_DETAIL)
         super().__init__(f"{fault.code} {fault.name}: {self.detail}" if detail else f"{fault.code} {fault.name}")
 
+    def unquoted(self, instead: str) -> None:
+        """Put another detail in the place of this one, which may quote a secret: none of it is left in any chain."""
+        FaultError.__init__(self, self.fault, instead)
+        self.__cause__ = self.__context__ = None
+
     def __reduce__(self) -> tuple[type[FaultError], tuple[Fault, str]]:
         """Survive the pipe between the daemon and its children."""
         return (FaultError, (self.fault, self.detail))

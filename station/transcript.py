@@ -63,12 +63,13 @@ class Transcript:
 
     @contextmanager
     def private(self, what: str) -> Iterator[None]:
-        """Keep nothing of what passes within, but how many bytes they were. Not to be nested."""
-        self._private = counts = [0, 0]
+        """Keep nothing of what passes within, but how many bytes they were. What is nested stays within the outer."""
+        outer, self._private = self._private, [0, 0]
+        counts = self._private
         try:
             yield
         finally:
-            self._private = None
+            self._private = outer
             self.note(f"not kept: {what}, {counts[0]} bytes sent, {counts[1]} received")
 
     def entries(self) -> list[Entry]:

@@ -41,7 +41,7 @@ def certified(enrollment: Enrollment, made: Product, subject: str) -> Credential
 
 
 def provisioned(board: Board, made: Product, transcript: Transcript | None = None) -> KeyProof:
-    """All that a run does with a board, but for the dial; whatever comes of it, no key is in the transcript."""
+    """All that a run does with a board, but for the dial; whatever comes of it, no key is in transcript or fault."""
     unit = board.identify()
     enrollment = board.enroll(unit.serial)
     credentials = certified(enrollment, made, unit.serial)
@@ -51,6 +51,10 @@ def provisioned(board: Board, made: Product, transcript: Transcript | None = Non
         assert board.identify() == unit
         nonce = secrets.token_bytes(32)
         return examine(board.inspect(nonce), credentials, nonce)
+    except FaultError as error:
+        if transcript is not None:
+            transcript.note(f"ended: {error.detail}")
+        raise
     finally:
         if transcript is not None and credentials.private_key is not None:
             BoardContract().nothing_of_the_key_is_in(transcript, credentials)

@@ -166,7 +166,7 @@ FAMILIES = {
             "garbage": fine("garbage"),
             "echo": fine("echo"),
             "slow": fine("slow=20"),
-            "reset": fine("reset-at=9"),
+            "reset": fine("reset-at=12"),  # at the key: the login that follows has a secret of its own
             "renumbering": fine("renumber"),
             "endless": (("flood=6",), Fault.UNIT_GARBLED),
             "half": (("half-reply=6",), Fault.UNIT_SILENT),

@@ -45,8 +45,9 @@ _OUTPUT_MAX: Final = 65_536
 _PATH: Final = Field(pattern=r"^/[A-Za-z0-9._/-]{1,200}$")
 _LOGIN: Final = re.compile(rb"login: *$", re.IGNORECASE)
 _PASSWORD: Final = re.compile(rb"assword: *$")
-_AFTER_USER: Final = re.compile(rb"assword: *|[#$>] *$|incorrect")
-_AFTER_PASSWORD: Final = re.compile(rb"incorrect|[#$>] *$", re.IGNORECASE)
+# login(1) says this of a wrong one, in every implementation; the kernel's messages that pass may say "incorrect" too.
+_AFTER_USER: Final = re.compile(rb"assword: *|[#$>] *$|Login incorrect")
+_AFTER_PASSWORD: Final = re.compile(rb"Login incorrect|[#$>] *$")
 _NAMES: Final = ("cert.pem", "ca.pem")
 _CURVES: Final = {KeyType.P256: "P-256", KeyType.P384: "P-384"}
 
@@ -326,7 +327,8 @@ class LinuxBoard:
         with self._wire.private("the console's password"):
             self._wire.write(secret.encode() + b"\n")
             said = self._wire.until(_AFTER_PASSWORD, _LOGIN_S)[0]
-        if b"incorrect" in said.lower():
+            self._wire.drain(0.05, 1.0)  # the rest of an echo, where the password itself holds what ends a prompt
+        if said.startswith(b"Login"):
             raise FaultError(Fault.UNIT_REFUSED, f"the login of {self._options.user} was refused: a wrong password")
 
     def _quiet(self) -> None:

@@ -144,9 +144,18 @@ class Wire:
 
     @contextmanager
     def private(self, what: str) -> Iterator[None]:
-        """Nothing that passes within is transcribed: around what carries a secret, the echo included."""
-        with self._transcript.private(what):
-            yield
+        """Nothing that passes within is transcribed, nor quoted by a fault: around a secret and its echo.
+
+        Raises:
+            FaultError: as what is done within; a unit's fault with a detail that holds nothing of what the board said.
+        """
+        try:
+            with self._transcript.private(what):
+                yield
+        except FaultError as error:
+            if error.fault.code.startswith("U"):
+                error.unquoted(f"while {what} was sent; what the board said is not quoted, for it may hold that")
+            raise
 
     def note(self, text: str) -> None:
         """Say in the transcript what no byte shows."""
