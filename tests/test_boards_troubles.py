@@ -19,10 +19,12 @@ import pytest
 from board_contract import BoardContract, Stop
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from family_bed import Bed, bed, less_patience, product_of, provisioned
+from replay import replayed
 from test_boards_command import options as flasher_options
 from test_ca import make_key
 
 from station.boards import families
+from station.boards import family as load_family
 from station.boards.command import CommandBoard
 from station.credentials import Credentials
 from station.faults import Fault, FaultError
@@ -276,6 +278,21 @@ def test_the_page_says_what_becomes_of_each_family_in_each_trouble() -> None:
         assert set(family.troubles) == set(TROUBLES)
         faults = [family.troubles[trouble][1] for trouble in TROUBLES]
         assert said[name] == ["passes" if fault is None else fault.value for fault in faults], name
+
+
+@pytest.mark.parametrize(("name", "fault"), [("nrf91", "keygen-fails"), ("zephyr", "no-devid"), ("freertos", "no-csr")])
+def test_a_failed_unit_s_talk_played_back_to_the_driver_ends_as_it_did(tmp_path: Path, name: str, fault: str) -> None:
+    family, made = FAMILIES[name], replace(made_for(name, tmp_path), key_origin=KeyOrigin.BOARD)
+    with plugged(name, tmp_path) as slot:
+        board = slot.open(made, *family.always, fault, place="slot")
+        with pytest.raises(FaultError) as then:
+            provisioned(board, made)
+    with replayed(slot.transcript.entries()) as port:
+        board = load_family(name).driver(port, made, Stop(), Transcript())
+        with pytest.raises(FaultError) as now:
+            provisioned(board, made)
+        board.close()
+    assert (now.value.fault, now.value.detail) == (then.value.fault, then.value.detail)
 
 
 KEY = make_key(KeyType.P256)
