@@ -148,6 +148,14 @@ def test_a_silent_console_is_the_units_fault(
     assert refused(board, board.identify).fault is Fault.UNIT_SILENT
 
 
+def test_the_console_is_logged_out_at_the_end_of_a_run(opened: Callable[..., LinuxBoard], tmp_path: Path) -> None:
+    board = opened()
+    board.identify()
+    board.close()
+    stranger = LinuxBoard(str(tmp_path / "port"), replace(made(board), options=Options()), Stop(), Transcript())
+    assert refused(stranger, stranger.identify).fault is Fault.CONFIG
+
+
 def test_a_shell_whose_line_editor_cuts_long_lines_is_given_none(opened: Callable[..., LinuxBoard]) -> None:
     board = opened("line-editor")
     credentials = TestContract().certified(board.enroll("SN-1"), made(board))
