@@ -20,6 +20,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from ledgers import begin_ledger
 
 from station.config.line import LineSettings
 from station.config.secrets import Password
@@ -272,6 +273,7 @@ class Line:
 
 
 def station_ledger(folder: Path, name: str, **more: Any) -> SqliteLedger:
+    begin_ledger(folder / f"{name}.sqlite")
     return SqliteLedger(
         folder / f"{name}.sqlite",
         station=name,
