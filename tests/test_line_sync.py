@@ -521,6 +521,9 @@ def test_a_restored_station_goes_on_and_what_it_lost_still_counts(
     one.dispose()
     shutil.copy(state / "ledger.sqlite", one.store.path)  # into the same file, which the station's parts hold open
     one.store.path.with_name(f"{one.store.path.name}-wal").unlink(missing_ok=True)
+    # The server is away: nobody here knows what was lost.
+    assert refused(lambda: admitted(one, unit("SN-1"))) is Fault.LEASE_SPENT
+    assert give_back(one.store, "s1", "WO-1") == 0
     line.sync(one, "s1", block=6).round()
     assert refused(lambda: admitted(one, unit("LOST-1"))) is Fault.ALREADY_PASSED
     assert build(one, "SN-NEW", 9) == 2

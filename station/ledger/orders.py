@@ -18,6 +18,7 @@ from station.ledger.schema import (
     order_units,
     orders,
     passes,
+    restorations,
     tally,
 )
 from station.model import OrderKind, Outcome, Run, Unit, WorkOrder
@@ -120,6 +121,7 @@ def left_here(connection: sa.Connection, found: OrderProgress) -> int:
     """What this station may still pass of its share of an order; negative where it had passed more before its share.
 
     A unit that it passed before a backup was restored counts too: the line knows of it (`station.ledger.line.pull`).
+    Until the line told, nothing is left.
     """
     number = found.order.number
     share = sa.select(sa.func.coalesce(sa.func.sum(leases.c.quantity), 0)).where(leases.c.order_number == number)
@@ -129,7 +131,28 @@ def left_here(connection: sa.Connection, found: OrderProgress) -> int:
     )
     leased: int = connection.execute(share).scalar_one()
     before: int = connection.execute(lost).scalar_one()
-    return leased - before - found.passed
+    left = leased - before - found.passed
+    return min(0, left) if untold(connection) else left
+
+
+def untold(connection: sa.Connection) -> bool:
+    """Whether a backup was restored here, or a record begun, and the line did not tell since what that lost."""
+    told = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    return _restored(connection) > told
+
+
+def note_told(connection: sa.Connection) -> None:
+    """The line told everything that it knows of this station's past.
+
+    SQLite keeps the number in the file's header, within the transaction, and a backup takes it along: an older one has
+    an older number.
+    """
+    connection.exec_driver_sql(f"PRAGMA user_version = {_restored(connection)}")
+
+
+def _restored(connection: sa.Connection) -> int:
+    newest: int | None = connection.execute(sa.select(sa.func.max(restorations.c.id))).scalar()
+    return newest or 0
 
 
 def left_by_order(connection: sa.Connection) -> tuple[tuple[str, int], ...]:
@@ -170,6 +193,9 @@ def admitting(connection: sa.Connection, run: Run, unit: Unit, *, in_line: bool 
                 return found.order
             open_ones.append(found.order.number)
     if open_ones:
+        if untold(connection):
+            lost = "a backup was restored here: nothing is built until the line has told what that lost"
+            raise FaultError(Fault.LEASE_SPENT, lost)
         raise FaultError(Fault.LEASE_SPENT, f"this station's share of {', '.join(open_ones)} is built")
     numbers = ", ".join(found.order.number for found in production)
     raise FaultError(Fault.ORDER_FULL, f"all units of {numbers} have passed or are running")

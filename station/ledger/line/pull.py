@@ -112,6 +112,15 @@ def _known(connection: sa.Connection, run: str) -> bool:
     )
 
 
+def note_told(store: Store) -> None:
+    """All is learned that the line knows of this station's past: after a restore it may build again."""
+    with store.read() as connection:
+        untold = orders.untold(connection)
+    if untold:
+        with store.write() as connection:
+            orders.note_told(connection)
+
+
 def pull_clashes(server: sa.Connection, store: Store, station: str) -> list[dict[str, Any]]:
     """Learn of clashes, and take the certificate of this station's run out of service where that came later."""
     with store.read() as connection:
