@@ -7,12 +7,13 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import psycopg
 import pytest
-from ledgers import production, rows, unit, whole_run
+from ledgers import Clock, production, rows, unit, whole_run
 from postgres import OWNER, OWNER_PASSWORD, PASSWORD, Line, station_ledger
 from pydantic import ValidationError
 
@@ -84,12 +85,17 @@ def test_a_station_is_admitted_with_a_password_that_nobody_sees(
 def test_the_status_shows_every_station(
     line: Line, configured: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one, two = (station_ledger(tmp_path, name) for name in ("s1", "s2"))
+    clock = Clock()
+    one, two = station_ledger(tmp_path, "s1"), station_ledger(tmp_path, "s2", clock=clock)
     one.add_order(production(quantity=20), "linh")
     first, second = line.sync(one, "s1"), line.sync(two, "s2")
     first.round()
     second.round()
     whole_run(one, unit("SN-1"))
+    clock.now -= timedelta(hours=30)
+    whole_run(two, unit("SN-OLD"), fault=Fault.UNIT_SILENT)
+    clock.now = datetime.now(UTC)
+    whole_run(two, unit("SN-OLD"))  # a retest: its first run was not of this day
     whole_run(two, unit("SN-1"), "another key")
     whole_run(two, unit("SN-2"), fault=Fault.UNIT_SILENT)
     first.round()

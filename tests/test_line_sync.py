@@ -6,6 +6,7 @@ import itertools
 import random
 import shutil
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from postgres import PASSWORD, STATIONS, Line, Network, Postgres, station_ledger
 from station.faults import Fault, FaultError
 from station.ledger import SqliteLedger, chain, verify
 from station.ledger.backup import backup, restore
-from station.ledger.line import LineServer, LineSync, push, setup
+from station.ledger.line import LineServer, LineSync, pull, push, setup
 from station.ledger.line.pull import give_back
 from station.ledger.line.push import NOT_PUSHED, PUSHED
 from station.model import Unit
@@ -366,6 +367,56 @@ def test_what_is_given_back_is_not_taken_again_until_a_unit_is_refused_for_it(
     first.round()
     assert line.rows("SELECT sum(quantity) FROM leases") == [(9,)]
     assert build(one, "C", 9) + build(two, "D", 9) == 3
+
+
+class Meanwhile:
+    """The line's server; something befalls the station right after a share was committed there."""
+
+    def __init__(self, server: LineServer, given: Callable[[], bool], befalls: Callable[[], object]) -> None:
+        self._server, self._given, self._befalls = server, given, befalls
+
+    @contextmanager
+    def transaction(self, deadline_s: float | None = None) -> Iterator[sa.Connection]:
+        with self._server.transaction(deadline_s) as connection:
+            yield connection
+        if self._given():
+            self._befalls()
+
+
+def test_what_is_given_back_while_the_next_share_is_on_its_way_is_nobodys_loss(
+    line: Line, make_stations: MakeStations
+) -> None:
+    (one,) = make_stations("s1")
+    one.add_order(production(), "linh")
+    sync = line.sync(one, "s1", block=4)
+    sync.round()
+    assert build(one, "A", 2) == 2
+    back: list[int] = []
+    given = Meanwhile(
+        sync._server,
+        lambda: not back and line.rows("SELECT count(*) FROM leases") == [(2,)],
+        lambda: back.append(give_back(one.store, "s1", "WO-1")),
+    )
+    sync._server = cast("LineServer", given)
+    sync.round()
+    assert back == [2]
+    assert line.rows("SELECT quantity FROM leases ORDER BY quantity") == [(-2,), (4,), (4,)]
+    everything(line, one)
+    assert build(one, "B", 9) == 4
+
+
+def test_any_number_of_closed_orders_is_no_burden_to_a_sync(line: Line, make_stations: MakeStations) -> None:
+    one, two = make_stations("s1", "s2")
+    many = 66_000  # PostgreSQL takes 65,535 parameters
+    old = [(f"OLD-{index}",) for index in range(many)]
+    with closing(sqlite3.connect(one.store.path)) as file, file:
+        file.executemany("INSERT INTO orders VALUES (?, 'sensor-b', 'production', 1, '', 'linh', '2026-01-01')", old)
+        file.executemany("INSERT INTO order_closures VALUES (?, 'linh', '2026-01-01')", old)
+    two.add_order(production(), "linh")
+    line.sync(two, "s2").round()
+    with line.login("s1").transaction() as server:
+        pull.pull_orders(server, one.store)
+    assert rows(one.store.path, "SELECT number FROM orders WHERE number NOT LIKE 'OLD-%'") == [("WO-1",)]
 
 
 def test_an_order_is_opened_on_one_station_and_closed_on_another(line: Line, make_stations: MakeStations) -> None:

@@ -137,7 +137,7 @@ def left_here(connection: sa.Connection, found: OrderProgress) -> int:
 
 def untold(connection: sa.Connection) -> bool:
     """Whether a backup was restored here, or a record begun, and the line did not tell since what that lost."""
-    told = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    told: int = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
     return _restored(connection) > told
 
 

@@ -28,20 +28,21 @@ def pull_orders(server: sa.Connection, store: Store) -> frozenset[str]:
     Returns:
         The numbers under which the line knows another order than this station: nothing is leased of those.
     """
-    with store.read() as connection:
-        here = {row.number: row for row in connection.execute(sa.select(schema.orders))}
-        ended = set(connection.execute(sa.select(schema.order_closures.c.order_number)).scalars())
+    # Of the open ones alone, there and here: all that there ever were are more than a statement takes parameters.
     closed = schema.order_closures
-    open_there = sa.select(schema.orders).where(
-        ~sa.exists().where(closed.c.order_number == schema.orders.c.number), schema.orders.c.number.not_in(list(here))
-    )
-    fresh = [dict(row) for row in server.execute(open_there).mappings()]
+    still_open = sa.select(schema.orders).where(~sa.exists().where(closed.c.order_number == schema.orders.c.number))
+    open_there = {row["number"]: dict(row) for row in server.execute(still_open).mappings()}
+    with store.read() as connection:
+        open_here = {row.number: row for row in connection.execute(still_open)}
+        among = sa.select(schema.orders.c.number).where(schema.orders.c.number.in_(list(open_there)))
+        known = set(connection.execute(among).scalars())
+    fresh = [row for number, row in open_there.items() if number not in known]
     numbers = [row["number"] for row in fresh]
     named = sa.select(schema.order_units).where(schema.order_units.c.order_number.in_(numbers))
     units = [dict(row) for row in server.execute(named).mappings()] if fresh else []
-    over = sa.select(closed).where(closed.c.order_number.in_(sorted(set(here) - ended)))
+    over = sa.select(closed).where(closed.c.order_number.in_(sorted(open_here)))
     endings = [dict(row) for row in server.execute(over).mappings()]
-    twofold = _twofold(server, {number: row for number, row in here.items() if number not in ended})
+    twofold = _twofold(server, open_here)
     if not (fresh or endings):
         return twofold
     with store.write() as connection:
@@ -210,7 +211,7 @@ def _given_up(connection: sa.Connection, order: WorkOrder) -> bool:
     """Whether the station gave its rest of the order back, and nobody wanted to build of it here since."""
     held = connection.execute(sa.select(schema.leases).where(schema.leases.c.order_number == order.number)).all()
     # By the count in its name: the server gives, this station gives back, and their clocks may be apart.
-    last = max(held, key=lambda row: int(row.id.rpartition("/")[2]), default=None)
+    last = max(held, key=lambda row: (int(row.id.split("/")[2]), row.quantity < 0), default=None)
     if last is None or last.quantity > 0:
         return False
     refused = (
@@ -238,7 +239,8 @@ def give_back(store: Store, station: str, number: str) -> int:
         held = [found for found in orders.progress(connection, only_open=True) if found.order.number == number]
         left = orders.left_here(connection, held[0]) - orders.running(connection, number) if held else 0
         if left > 0:
-            name = f"{station}/{number}/{_count(connection, number) + 1}"
+            # Never the name of a share: the server may be giving the next one at this moment.
+            name = f"{station}/{number}/{_count(connection, number) + 1}/back"
             row = {"id": name, "station": station, "order_number": number, "quantity": -left}
             connection.execute(sa.insert(schema.leases).values(**row, at=datetime.now(UTC)))
         return max(0, left)

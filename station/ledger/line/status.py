@@ -27,12 +27,11 @@ SELECT l.station, l.order_number, sum(l.quantity) AS leased,
 FROM leases l WHERE NOT EXISTS (SELECT 1 FROM order_closures c WHERE c.order_number = l.order_number)
 GROUP BY 1, 2 ORDER BY 2, 1
 """
-# First pass yield: units whose first counted run passed, of the units with a counted run (glossary: FPY).
+# First pass yield: units whose first counted run, ever, was in this time and passed (glossary: FPY).
 _YIELDS: Final = """
-SELECT station, count(*) AS units, count(*) FILTER (WHERE outcome = 'PASS') AS first_passed FROM (
-    SELECT DISTINCT ON (serial) station, outcome FROM tally
-    WHERE at >= :since AND kind = 'production' AND NOT simulated AND outcome IN ('PASS', 'FAIL') AND serial IS NOT NULL
-    ORDER BY serial, at, run) AS firsts
+SELECT station, count(*) AS units, count(*) FILTER (WHERE outcome = 'PASS') AS first_passed FROM tally t
+WHERE at >= :since AND kind = 'production' AND NOT simulated AND outcome IN ('PASS', 'FAIL') AND serial IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM retests r WHERE r.run = t.run)
 GROUP BY station
 """
 _CLASHES: Final = """
