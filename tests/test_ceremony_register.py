@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from desk import Desk, refusal
 
+from station.aws import CaRegistry
 from station.faults import Fault
 from station.hsm.signers import generate_key
 from station.hsm.uri import KeyUri
@@ -42,6 +43,16 @@ def test_what_aws_has_against_it_is_told_and_the_act_goes_on_later(desk: Desk, m
     desk.cloud.troubles()
     assert desk.perform("register")
     assert desk.described() == ("ACTIVE", "ENABLE")
+
+
+def test_another_account_s_registration_code_is_refused_and_nothing_registered(desk: Desk) -> None:
+    desk.has_ca()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CaRegistry, "registration_code", lambda _: "5e" * 32)
+        said = refusal(lambda: desk.perform("register"), Fault.REGISTRATION_REFUSED)
+    assert "RegistrationCodeValidation" in said
+    assert not (desk.folder / "registration.json").exists()
+    assert desk.perform("register"), "with the right one"
 
 
 def test_a_throttle_that_passes_is_waited_out(desk: Desk) -> None:
