@@ -252,6 +252,49 @@ def test_a_hand_over_under_the_provider_s_seal_is_adopted_under_no_other(desk: D
     assert adopted(public) == 0
 
 
+def test_an_adoption_keeps_the_feed_the_owner_and_every_former_file(desk: Desk) -> None:
+    desk.has_ca()
+    desk.perform("register")
+    products = desk.folder / "products"
+    station = station_of(desk, products)
+    (desk.folder / "seal.pem").write_text(public_pem(throw_away_key(KeyType.P256).public_key()))
+    feed = {"at": {"kind": "s3", "bucket": "the-provider-s", "prefix": "feed/"}}
+    station.settings["aws"]["activation"] = {"by": "provider", "feed": feed}
+    station.settings["seal"] = {"key": desk.uri("station-seal"), "public": str(desk.folder / "seal.pem")}
+    station.write_config()
+    shutil.rmtree(station.folder / "products")
+    station.config.chmod(0o640)
+    if not os.getuid():
+        os.chown(station.config, 12, 34)
+    handover.make(
+        desk.folder / "handover",
+        handover.facts("Lan", activation="provider", policy=None, port=desk.cloud.mqtt_port),
+        registration=desk.folder / "registration.json",
+        certificate=desk.folder / "ca.pem",
+        roots=desk.cloud.server_roots,
+        products=sorted(products.glob("*.yaml")),
+    )
+    was, kept = station.config.stat(), [station.config.read_bytes()]
+    for _ in range(2):
+        adopt(desk.folder / "handover", station.config, desk.said.append)
+        adopted = json.loads(station.config.read_text())
+        assert adopted["aws"]["activation"] == {"by": "provider", "feed": feed}
+        assert "  the feed to the provider stays: s3" in desk.said
+        now = station.config.stat()
+        assert (now.st_uid, now.st_gid, now.st_mode) == (was.st_uid, was.st_gid, was.st_mode)
+        former = sorted(station.folder.glob("station.yaml.before-*"))
+        assert [file.read_bytes() for file in former] == kept
+        assert {file.stat().st_uid for file in former} == {was.st_uid}
+        station.config.write_text(json.dumps({**adopted, "operator": "changed since"}))
+        kept.append(station.config.read_bytes())
+        del adopted["aws"]["activation"]["feed"], adopted["aws"]["endpoint"]
+    adopted["aws"]["activation"] = {"by": "station", "policy": "p"}
+    station.config.write_text(json.dumps(adopted))
+    adopt(desk.folder / "handover", station.config, desk.said.append)
+    assert json.loads(station.config.read_text())["aws"]["activation"] == {"by": "provider"}
+    assert "no aws.activation.feed is set" in "".join(desk.said[-3:])
+
+
 def test_a_hand_over_of_another_ca_or_account_is_not_adopted(desk: Desk) -> None:
     desk.has_ca()
     desk.perform("register")

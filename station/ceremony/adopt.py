@@ -6,9 +6,12 @@ comments) stays as it is.
 
 from __future__ import annotations
 
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from station import disk
 from station.aws import CaRegistry
 from station.ca import CertificateAuthority
 from station.ceremony.handover import HandOver, read
@@ -25,12 +28,16 @@ from station.hsm.uri import KeyUri
 from station.seal import seal_id
 
 
+_NO_FEED = "take note: no aws.activation.feed is set; the provider's activator has to read the ledger, or learns of no unit"
+
+
 def adopt(folder: Path, config: Path, say: Say, seal: bytes | None = None) -> None:
     """Configure the station of ``config`` from a hand-over; may be repeated.
 
     Args:
         folder: the hand-over.
-        config: the station's settings; `ca` and `aws` in them are written anew, the old file is kept beside as .before.
+        config: the station's settings; `ca` and `aws` in them are written anew, with the owner and mode that the file
+            has, and each former file is kept beside, as .before-TIME. A feed to the provider stays.
         say: hears each thing proved and done.
         seal: the public key (PEM) of the provider's seal, where the hand-over must be under it.
 
@@ -50,17 +57,40 @@ def adopt(folder: Path, config: Path, say: Say, seal: bytes | None = None) -> No
     for path, content in files.items():
         if path.exists() and path.read_bytes() != content:
             raise FaultError(Fault.HANDOVER, f"{path} is there with another content; put it aside, then adopt again")
+    owner = config.stat()
     for path, content in files.items():
         path.parent.mkdir(exist_ok=True)
         if not path.exists():
-            write_whole(path, content, 0o644)
+            _put(path, content, owner, 0o644)
+    _write_settings(config, text, say)
+
+
+def _write_settings(config: Path, text: str, say: Say) -> None:
+    """In one step, and with the owner and mode that they had: the daemon that could read them still can."""
+    was, former = config.stat(), config.read_bytes()
     fresh = config.with_name(f".{config.stem}-adopting.yaml")
-    write_whole(fresh, text.encode(), 0o640)
-    load(fresh)  # the whole, as the daemon will read it
-    if config.read_text(encoding="utf-8") != text:
-        write_whole(config.with_name(f"{config.name}.before"), config.read_bytes(), 0o640)
-    fresh.replace(config)
-    say(f"  the settings are written: {config}; the former ones are beside, as {config.name}.before")
+    try:
+        _put(fresh, text.encode(), was, was.st_mode & 0o777)
+        activation = load(fresh).aws.activation  # the whole, as the daemon will read it
+        if former != text.encode():
+            kept = config.with_name(f"{config.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+            _put(kept, former, was, was.st_mode & 0o777)
+            say(f"  the former settings are kept: {kept}")
+        fresh.replace(config)
+        disk.sync(config.parent)
+    except OSError as error:
+        raise FaultError(Fault.HANDOVER, f"{config} cannot be written: {error.strerror}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+    if activation.by == "provider":
+        say(f"  the feed to the provider stays: {activation.feed.at.kind}" if activation.feed else f"  {_NO_FEED}")
+    say(f"  the settings are written: {config}")
+
+
+def _put(path: Path, content: bytes, owner: os.stat_result, mode: int) -> None:
+    write_whole(path, content, 0o600)
+    os.chown(path, owner.st_uid, owner.st_gid)
+    path.chmod(mode)
 
 
 def _prove_token(given: HandOver, hsm: Hsm, state: Path) -> None:

@@ -36,6 +36,8 @@ def check_product(path: Path) -> str:
 def with_sections(path: Path, ca: Mapping[str, Any], aws: Mapping[str, Any]) -> str:
     """The file's text with its `ca` section replaced, and with the named keys of its `aws` section.
 
+    `aws.activation.feed` stays where the provider activates before and after.
+
     Raises:
         ConfigError: the file cannot be read.
     """
@@ -44,7 +46,7 @@ def with_sections(path: Path, ca: Mapping[str, Any], aws: Mapping[str, Any]) -> 
     kept = {key: value for key, value in (old if isinstance(old, dict) else {}).items() if key in Aws.model_fields}
     kept.pop("server_roots_for", None)
     kept.pop("simulator", None)
-    sections = {"ca": dict(ca), "aws": {**kept, **aws}}
+    sections = {"ca": dict(ca), "aws": {**kept, **aws, **_with_feed(kept.get("activation"), aws.get("activation"))}}
     text = path.read_text(encoding="utf-8")
     if text.lstrip().startswith("{"):  # JSON, which is YAML too
         return json.dumps({**document.value, **sections}, indent=2) + "\n"
@@ -52,6 +54,13 @@ def with_sections(path: Path, ca: Mapping[str, Any], aws: Mapping[str, Any]) -> 
     for name, value in sections.items():
         lines = _replaced(lines, name, yaml.safe_dump({name: value}, sort_keys=False).splitlines())
     return "\n".join(lines) + "\n"
+
+
+def _with_feed(old: Any, new: Any) -> dict[str, Any]:
+    """Where the provider goes on activating, the feed by which it learns of units is the station's own, and stays."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("by") == new.get("by") == "provider":
+        return {"activation": {**new, **{name: value for name, value in old.items() if name == "feed"}}}
+    return {}
 
 
 def _replaced(lines: list[str], name: str, fresh: list[str]) -> list[str]:
