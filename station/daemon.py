@@ -114,7 +114,7 @@ def _start(config: Config, parts: ExitStack) -> tuple[list[Slot], list[Thread], 
         log.warning("a part may not work", part=doubt.part, fault=doubt.fault and doubt.fault.code, detail=doubt.text)
     names = tuple(slot.name for slot in config.slots)
     status = StatusBoard(config.station, names, simulated=config.simulate)
-    outbox = Outbox(ledger, lambda leaf: cloud.retire(leaf, certificate), status.post_outbox)
+    outbox = Outbox(ledger, cloud.retire, status.post_outbox)
     outbox.start()
     parts.callback(outbox.stop)
     keeper = _keeper(config, ledger, status, parts)

@@ -121,7 +121,7 @@ class Sides:
         for name, registered in there.items():
             yield _found(name, None, registered, elsewhere=name in elsewhere)
 
-    def mend(self, result: Result, kinds: Collection[Kind], ca: x509.Certificate, grant: Grant | None) -> Result:
+    def mend(self, result: Result, kinds: Collection[Kind], grant: Grant | None) -> Result:
         """Mend what was found of ``kinds``; ``grant`` is None where the provider activates.
 
         Both sides are asked again about each certificate right before: while the first was mended, the last may have
@@ -130,10 +130,10 @@ class Sides:
         Raises:
             FaultError: what AWS or a record has against it. What was mended until then stays so.
         """
-        found = (self._mended(one, kinds, ca, grant) if one.kind in kinds else one for one in result.found)
+        found = (self._mended(one, kinds, grant) if one.kind in kinds else one for one in result.found)
         return Result(result.counts, tuple(found))
 
-    def _mended(self, one: Found, kinds: Collection[Kind], ca: x509.Certificate, grant: Grant | None) -> Found:
+    def _mended(self, one: Found, kinds: Collection[Kind], grant: Grant | None) -> Found:
         here, elsewhere = self._recorded(one.certificate_id)
         there = self.registry.find_by_id(one.certificate_id)
         now = _found(one.certificate_id, here, there, elsewhere=elsewhere)
@@ -143,7 +143,7 @@ class Sides:
         elif now.kind not in kinds:
             pass  # somebody decided meanwhile
         elif now.kind is Kind.ORPHAN and here is not None:
-            self.registry.retire(x509.load_der_x509_certificate(here.der), ca)
+            self.registry.retire(x509.load_der_x509_certificate(here.der), self.ca_certificate_id)
             done = "set INACTIVE"
         elif now.kind is Kind.PENDING and here is not None and there is not None and grant is not None:
             self.registry.activate(there, here.standing.thing, grant)

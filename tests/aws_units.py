@@ -21,7 +21,7 @@ from station.aws.registry import Grant
 from station.credentials import Credentials
 from station.faults import Fault, FaultError
 from station.jig import Presence
-from station.model import Call, CertificateStatus, KeyOrigin, KeyType, Product, Profile, Unit
+from station.model import Call, CertificateStatus, KeyOrigin, KeyType, Product, Profile, Unit, certificate_id
 from station.slots import Halt, RunStop
 
 PRODUCT = Product("sensor-b", "console", "demo-board", KeyType.P256, KeyOrigin.STATION, Profile(365, 60))
@@ -54,7 +54,7 @@ class Contact:
         return self.cloud.status(self.device.leaf)
 
     def retire(self) -> None:
-        self.cloud.retire(self.device.leaf, self.ca.certificate)
+        self.cloud.retire(self.device.leaf, certificate_id(self.ca.certificate))
 
 
 def credentials_of(unit: Device, ca: ProviderCA, cloud: SimCloud) -> Credentials:

@@ -128,7 +128,7 @@ class Cloud:
         if dial(call) is not Ending.ACKNOWLEDGED:
             raise FaultError(Fault.NOT_REGISTERED)
 
-    def retire(self, leaf: x509.Certificate) -> None:
+    def retire(self, leaf: x509.Certificate, _ca_certificate_id: str) -> None:
         self.works()
         self.known[certificate_id(leaf)] = CertificateStatus.INACTIVE
 

@@ -16,7 +16,7 @@ from cloud import ProviderCA, SimCloud, activate, make_ca, provider_ca, register
 from station.aws import Registry
 from station.aws.calls import Pace
 from station.faults import Fault
-from station.model import Ending
+from station.model import Ending, certificate_id
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_what_cannot_be_registered_yet_is_named_for_the_outbox(
 ) -> None:
     ca = register(api, make_ca(), active=False) if known else make_ca()
     unit = contact(cloud, ca, tmp_path, None)
-    with raises(Fault.CA_NOT_ACCEPTING, "CA certificate"):
+    with raises(Fault.CA_NOT_ACCEPTING, certificate_id(ca.certificate)):
         unit.retire()
     if known:
         api.update_ca_certificate(certificateId=ca.id, newStatus="ACTIVE")

@@ -14,8 +14,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_public_key
 from desk import Desk, refusal
+from test_ca import make_key, make_root
 from tokens import PIN, Token
 
+from station import ceremony
+from station.ceremony import People
 from station.config import load_ceremony
 from station.faults import Fault
 from station.hsm.signers import generate_key
@@ -78,6 +81,20 @@ def test_an_output_that_exists_is_never_overwritten(desk: Desk, output: str) -> 
     assert "never overwrites" in refusal(lambda: desk.perform("root"), Fault.CEREMONY)
     assert (desk.folder / output).read_text() == "somebody's"
     assert desk.public_key() is None
+
+
+def test_an_output_that_somebody_makes_during_the_act_is_not_said_to_be_written(desk: Desk) -> None:
+    file = desk.write("root")
+
+    def meanwhile(_: str) -> None:
+        (desk.folder / "ca.pem").write_text("somebody's")
+
+    theirs = People("Lan", meanwhile, lambda _: False)
+    said = refusal(lambda: ceremony.perform(load_ceremony(file), file, theirs), Fault.CEREMONY)
+    assert "never overwrites" in said
+    (desk.folder / "ca.pem").unlink()
+    assert desk.go_on(file)
+    assert desk.ca().public_key() == desk.public_key()
 
 
 def test_an_output_that_is_gone_afterwards_is_missed(desk: Desk) -> None:
@@ -267,6 +284,16 @@ class TestIssuing:
         assert says in refusal(lambda: desk.perform("issuing"), fault)
         assert not (desk.folder / "ca.pem").exists()
 
+    def test_it_is_tried_out_before_the_token_has_a_key(self, desk: Desk) -> None:
+        self.root(desk)
+        ends = (desk.folder / "root.pem").read_bytes()
+        ended = make_root(make_key(KeyType.P256), days=1)
+        (desk.folder / "root.pem").write_bytes(ended.public_bytes(Encoding.PEM))
+        refusal(lambda: desk.perform("issuing"), Fault.CA_EXPIRES)
+        assert desk.public_key() is None
+        (desk.folder / "root.pem").write_bytes(ends)
+        assert not desk.perform("issuing"), "it waits for the root's owner"
+
     def test_a_certificate_of_another_key_or_root_is_not_taken(self, desk: Desk) -> None:
         self.root(desk)
         desk.perform("issuing")
@@ -306,6 +333,7 @@ def test_what_does_not_apply_to_an_act_is_an_error(desk: Desk) -> None:
         ("retire", {"reason": "compromised", "ledgers": None, "line": "url"}, "waits for nobody"),
         ("rotate", {"ledgers": None}, "needs `ledgers`, `line` or both"),
         ("register", {"simulator": None}, "only a rehearsal is"),
+        ("register", {"simulator": None, "rehearsal": False}, "needs `endpoint`"),
         ("register", {"tags": {"aws:x": "1"}}, "must not begin with aws:"),
         ("rotate", {"new": {"by": "registration", "registration": "old.json"}}, "the same registration"),
         ("rotate", {"new": {"by": "registration", "registration": "n.json", "key_type": "p256"}}, "no such key"),

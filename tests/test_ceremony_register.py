@@ -133,15 +133,21 @@ def test_undone_aws_knows_nothing_and_the_file_may_be_performed_anew(desk: Desk)
     assert acts == ["root", "register", "undo register", "register"]
 
 
-def test_what_aws_knew_before_the_act_is_put_back_not_deleted(desk: Desk) -> None:
+@pytest.mark.parametrize("before", [("INACTIVE", "DISABLE"), ("ACTIVE", "DISABLE")])
+def test_what_aws_knew_before_the_act_is_put_back_not_deleted(desk: Desk, before: tuple[str, str]) -> None:
     desk.has_ca()
     api = desk.cloud.boto()
-    made = api.register_ca_certificate(caCertificate=(desk.folder / "ca.pem").read_text(), certificateMode="SNI_ONLY")
+    made = api.register_ca_certificate(
+        caCertificate=(desk.folder / "ca.pem").read_text(),
+        certificateMode="SNI_ONLY",
+        setAsActive=before[0] == "ACTIVE",
+    )
     api.close()
-    desk.perform("register", mode="SNI_ONLY")
+    desk.perform("register", mode="SNI_ONLY", tags={"line": "1"})
     assert desk.described() == ("ACTIVE", "ENABLE")
     desk.undo("register")
-    assert desk.described(made["certificateId"]) == ("INACTIVE", "DISABLE")
+    assert desk.described(made["certificateId"]) == before
+    assert "tags and template of this act stay" in "".join(desk.said)
 
 
 def test_an_act_that_made_a_key_is_not_undone(desk: Desk) -> None:

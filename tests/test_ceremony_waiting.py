@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -11,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cloud import Device, ProviderCA, SimCloud, provider_ca
+from cloud import Device, ProviderCA, SimCloud, provider_ca, state
 from desk import Desk, refusal
 from ledgers import PRODUCT, end, open_ledger, production, rework
 from postgres import PASSWORD
 from postgres import Line as Shared
 from provider_side import Line, connect
 
+from station.aws.registry import Registry
 from station.cli import main
 from station.faults import Fault
-from station.ledger import SqliteLedger
+from station.ledger import Outbox, SqliteLedger
 from station.ledger.readers import line_reader
 from station.ledger.waiting import waiting_for
 from station.model import FirstContact
@@ -166,6 +168,40 @@ def test_a_unit_that_was_made_again_waits_under_its_later_certificate_alone(
     assert waiting_for(read, ca.id, simulated=True).units == {}
     assert waiting_for(read, newer.id, simulated=True).units == {again.id: "SN-1"}
     assert waiting_for(read, ca.id, simulated=True).orders == ("WO-1",)
+
+
+def test_an_orphan_of_the_old_ca_is_taken_out_of_service_under_it(
+    *, station: SqliteLedger, ca: ProviderCA, cloud: SimCloud, registry: Registry, api: Any, tmp_path: Path
+) -> None:
+    """That never connected: it is registered INACTIVE, with the certificate of the CA that signed it."""
+    run, orphan = Line(station, ca, tmp_path / "old").run("SN-1")
+    end(station, run, Fault.LIFTED)
+    _, passed = Line(station, provider_ca(cloud), tmp_path / "new").run("SN-2")
+    assert passed.leaf.issuer != orphan.leaf.issuer
+    drained = threading.Event()
+    outbox = Outbox(station, registry.retire, lambda waiting: None if waiting else drained.set())
+    outbox.start()
+    try:
+        assert drained.wait(10)
+    finally:
+        outbox.stop()
+    assert state(api, orphan) == "INACTIVE"
+
+
+@pytest.mark.parametrize("before", [IN_SERVICE, ("ACTIVE", "DISABLE"), OUT])
+def test_undone_a_ca_is_what_it_was_and_one_that_was_not_touched_stays(
+    *, desk: Desk, station: SqliteLedger, ca: ProviderCA, api: Any, tmp_path: Path, before: tuple[str, str]
+) -> None:
+    registered(desk, "registration.json", ca)
+    Line(station, ca, tmp_path / "devices").run("SN-1")
+    api.update_ca_certificate(certificateId=ca.id, newStatus=before[0], newAutoRegistrationStatus=before[1])
+    assert not desk.perform("retire"), "an order waits"
+    desk.undo("retire")
+    assert desk.described(ca.id) == before
+    assert "  the act had taken nothing out of service" in "\n".join(desk.said)
+    assert desk.perform("retire", reason="compromised", ledgers=None)
+    desk.undo("retire")
+    assert desk.described(ca.id) == before
 
 
 def test_a_compromised_ca_waits_for_nobody(desk: Desk, station: SqliteLedger, ca: ProviderCA, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tokens import PIN, SOFTHSM, HsmOnAWire, Token
 
 from station.faults import Fault, FaultError
 from station.hsm.keys import token_key
-from station.hsm.signers import Signers, find_public_key, generate_key
+from station.hsm.signers import KeyMaker, Signers, find_public_key, generate_key
 from station.hsm.uri import KeyUri
 from station.model import KeyType, PublicKey
 
@@ -213,6 +213,23 @@ def test_a_child_that_hangs_is_replaced_within_the_deadline_and_its_late_answer_
             signs(signers, public)
         assert child_of(signers) != hung
         assert not Path(f"/proc/{hung}").exists()
+
+
+def test_a_key_whose_making_was_cut_is_looked_at_as_closely_as_a_new_one(softhsm: Token) -> None:
+    """By a stranger's tool, as a token would have made it that does not heed what it is told."""
+    key = softhsm.key(key_id=b"\x07")
+    login = ["--module", SOFTHSM, "--token-label", softhsm.label, "--login", "--pin", PIN]
+    kind = ["--key-type", "EC:prime256v1", "--sensitive", "--usage-sign", "--usage-derive"]
+    made = ["pkcs11-tool", *login, "--keypairgen", *kind, "--label", "device-ca", "--id", "07"]
+    subprocess.run(made, check=True, capture_output=True)
+    with KeyMaker(key, softhsm.pin, softhsm.latch) as maker:
+        error = refused(lambda: maker.generate(KeyType.P256, again=True))
+        assert error.fault is Fault.HSM_KEY_ATTRIBUTES
+        assert "DERIVE is True" in error.detail
+        assert not maker.named_alike(), "it is destroyed"
+        made_now = maker.generate(KeyType.P256, again=True)
+        assert maker.generate(KeyType.P256, again=True) == made_now, "what is right is taken"
+        assert refused(lambda: maker.generate(KeyType.P256)).fault is Fault.HSM_KEY
 
 
 def test_an_hsm_whose_power_goes_is_down_and_works_again_when_it_is_back(hsm_on_a_wire: HsmOnAWire) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from ledgers import MakeLedger, production, rows, stranger, unit, whole_run
+from ledgers import CA, MakeLedger, production, rows, stranger, unit, whole_run
 
 from station.faults import Fault, FaultError
 from station.ledger import Outbox, SqliteLedger, outbox, store
 
-Retire = Callable[[x509.Certificate], None]
+Retire = Callable[[x509.Certificate, str], None]
 MakeOutbox = Callable[..., Outbox]
 
 
@@ -25,14 +25,16 @@ class Registry:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.authorities: list[str] = []
         self.at: list[float] = []
         self.troubles: dict[int, list[Exception]] = {}
         self.told: list[int] = []
         self._changed = threading.Condition()
 
-    def retire(self, leaf: x509.Certificate) -> None:
+    def retire(self, leaf: x509.Certificate, authority: str) -> None:
         with self._changed:
             self.asked.append(leaf.serial_number)
+            self.authorities.append(authority)
             self.at.append(time.monotonic())
             self._changed.notify_all()
         if troubles := self.troubles.get(leaf.serial_number):
@@ -183,6 +185,7 @@ def test_what_is_out_of_service_is_retired_once_more_later_and_after_a_restart(
     make_outbox()
     registry.wait(lambda: len(registry.asked) == 6)
     assert set(registry.asked) == {number}
+    assert set(registry.authorities) == {CA}
     assert registry.told[-1] == 0
 
 
@@ -225,8 +228,8 @@ def test_stopping_ends_after_the_certificate_at_hand(
     numbers = [orphan(ledger, f"SN-{i}") for i in range(2)]
     go_on = threading.Event()
 
-    def slow(leaf: x509.Certificate) -> None:
-        registry.retire(leaf)
+    def slow(leaf: x509.Certificate, authority: str) -> None:
+        registry.retire(leaf, authority)
         assert go_on.wait(10)
 
     made = make_outbox(retire=slow)

@@ -65,7 +65,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tries = []
     drained = threading.Event()
 
-    def retire(leaf: object) -> None:
+    def retire(leaf: object, _authority: str) -> None:
         tries.append(leaf)
         if len(tries) == 1:
             raise FaultError(Fault.CLOUD_UNREACHABLE)

@@ -102,7 +102,7 @@ def test_each_kind_of_difference_is_found_and_nothing_is_touched(mess: Mess, sid
 def test_fix_mends_orphans_and_pending_ones_and_leaves_what_somebody_decided(
     *, mess: Mess, sides: Sides, ca: ProviderCA, api: Any, policy: str
 ) -> None:
-    result = sides.mend(compared(sides), FIX, ca.certificate, Grant(policy))
+    result = sides.mend(compared(sides), FIX, Grant(policy))
     assert {one.kind: one.fixed for one in result.found if one.fixed} == {
         Kind.ORPHAN: "set INACTIVE",
         Kind.PENDING: "activated",
@@ -122,7 +122,7 @@ def test_what_changed_since_it_was_compared_is_judged_anew(
     result = compared(sides)
     for kind, since in ((Kind.PENDING, "REVOKED"), (Kind.ORPHAN, "INACTIVE"), (Kind.UNKNOWN_HERE, "REVOKED")):
         api.update_certificate(certificateId=mess.ids[kind], newStatus=since)
-    result = sides.mend(result, {*FIX, Kind.UNKNOWN_HERE}, ca.certificate, Grant(policy))
+    result = sides.mend(result, {*FIX, Kind.UNKNOWN_HERE}, Grant(policy))
     now = {one.certificate_id: (one.kind, one.fixed) for one in result.found}
     assert now[mess.ids[Kind.PENDING]] == (Kind.TAKEN_OUT, "")
     assert now[mess.ids[Kind.ORPHAN]] == now[mess.ids[Kind.UNKNOWN_HERE]] == (Kind.OUT, "by itself: out by now")
@@ -132,14 +132,14 @@ def test_what_changed_since_it_was_compared_is_judged_anew(
 def test_where_the_provider_activates_pending_ones_are_told_and_left(
     mess: Mess, sides: Sides, ca: ProviderCA, api: Any
 ) -> None:
-    sides.mend(compared(sides), FIX, ca.certificate, None)
+    sides.mend(compared(sides), FIX, None)
     assert status(api, mess.ids[Kind.PENDING]) == "PENDING_ACTIVATION"
 
 
 def test_a_stranger_is_revoked_where_that_is_asked_for_and_nothing_beside_it(
     mess: Mess, sides: Sides, ca: ProviderCA, api: Any, policy: str
 ) -> None:
-    sides.mend(compared(sides), {Kind.UNKNOWN_HERE}, ca.certificate, Grant(policy))
+    sides.mend(compared(sides), {Kind.UNKNOWN_HERE}, Grant(policy))
     assert status(api, mess.ids[Kind.UNKNOWN_HERE]) == "REVOKED"
     assert status(api, mess.ids[Kind.ORPHAN]) == "ACTIVE"
     assert status(api, mess.ids[Kind.PENDING]) == "PENDING_ACTIVATION"
@@ -153,7 +153,7 @@ def test_an_orphan_that_never_connected_is_registered_inactive(
 ) -> None:
     lost, orphan = line.run("SN-1")
     end(line.ledger, lost, Fault.STILL_PENDING)
-    (found,) = sides.mend(compared(sides), FIX, ca.certificate, None).found
+    (found,) = sides.mend(compared(sides), FIX, None).found
     assert (found.kind, found.status, found.fixed) == (Kind.ORPHAN, "absent", "set INACTIVE")
     assert state(api, orphan) == "INACTIVE"
 

@@ -123,13 +123,20 @@ class CaRegistry(Registry):
         Raises:
             FaultError: `Fault.CA_UNKNOWN_HERE`.
         """
-        status, registration = ("ACTIVE", "ENABLE") if on else ("INACTIVE", "DISABLE")
+        self.restore_ca(ca_certificate_id, *(("ACTIVE", "ENABLE") if on else ("INACTIVE", "DISABLE")))
+
+    def restore_ca(self, ca_certificate_id: str, status: str, auto_registration: str) -> None:
+        """Status and auto-registration as `describe_ca` told them (UpdateCACertificate).
+
+        Raises:
+            FaultError: `Fault.CA_UNKNOWN_HERE`.
+        """
         try:
             self._calls(
                 "update_ca_certificate",
                 certificateId=ca_certificate_id,
                 newStatus=status,
-                newAutoRegistrationStatus=registration,
+                newAutoRegistrationStatus=auto_registration,
             )
         except AbsentError as error:
             text = f"CA {ca_certificate_id} is not registered in this account and region"

@@ -83,9 +83,9 @@ class AwsCloud:
         found = self.registry.find(leaf)
         return None if found is None else found.status
 
-    def retire(self, leaf: x509.Certificate, ca: x509.Certificate) -> None:
+    def retire(self, leaf: x509.Certificate, ca_certificate_id: str) -> None:
         """Take a certificate out of service for good; see `Registry.retire`."""
-        self.registry.retire(leaf, ca)
+        self.registry.retire(leaf, ca_certificate_id)
 
     def prove(self, known: x509.Certificate, *, registered: bool = False) -> None:
         """See that registry and endpoint answer, now and without any unit.

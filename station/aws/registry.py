@@ -158,9 +158,10 @@ class Registry:
         attached = self._calls("list_attached_policies", "policies", target=found.arn)
         return [str(one.get("policyName")) for one in attached]
 
-    def retire(self, leaf: x509.Certificate, ca: x509.Certificate) -> None:
+    def retire(self, leaf: x509.Certificate, ca_certificate_id: str) -> None:
         """Take a certificate out of service for good, whatever AWS IoT knows of it. May be repeated.
 
+        ``ca_certificate_id`` is the CA that signed it: after a rotation, not always the one that the station has now.
         One that never connected is registered INACTIVE: otherwise its next connection would register it. Should it
         connect in this very moment, it exists by then, and is set INACTIVE as any other.
 
@@ -172,17 +173,19 @@ class Registry:
         found = once.find(leaf)
         if found is None:
             try:
-                once._register_inactive(leaf, ca)  # noqa: SLF001 - a Registry too
+                once._register_inactive(leaf, ca_certificate_id)  # noqa: SLF001 - a Registry too
             except ExistsError:
                 once._update(certificate_id(leaf), CertificateStatus.INACTIVE)  # noqa: SLF001 - a Registry too
         elif not found.out:
             once._update(found.id, CertificateStatus.INACTIVE)  # noqa: SLF001 - a Registry too
 
-    def _register_inactive(self, leaf: x509.Certificate, ca: x509.Certificate) -> None:
+    def _register_inactive(self, leaf: x509.Certificate, ca_certificate_id: str) -> None:
         try:
-            self._calls("register_certificate", certificatePem=_pem(leaf), caCertificatePem=_pem(ca), status="INACTIVE")
-        except RefusedError as error:
-            raise FaultError(Fault.CA_NOT_ACCEPTING, error.detail) from error
+            ca = self._calls("describe_ca_certificate", "certificateDescription", certificateId=ca_certificate_id)
+            pem = str(ca.get("certificatePem"))
+            self._calls("register_certificate", certificatePem=_pem(leaf), caCertificatePem=pem, status="INACTIVE")
+        except (AbsentError, RefusedError) as error:
+            raise FaultError(Fault.CA_NOT_ACCEPTING, f"CA {ca_certificate_id}: {error.detail}") from error
 
     def _update(self, name: str, status: CertificateStatus) -> None:
         self._calls("update_certificate", certificateId=name, newStatus=status.value)

@@ -162,8 +162,11 @@ def _undo_plan(act: AnyAct) -> str:
     match act:
         case RegisterAct():
             return (
-                "set the CA INACTIVE in AWS IoT and delete it there; one that AWS IoT knew before is put back as it was"
+                "set the CA INACTIVE in AWS IoT and delete it there; one that AWS IoT knew before gets its status and"
+                " auto-registration back"
             )
+        case RetireAct(reason="compromised"):
+            return "give the CA its status and auto-registration back, though the act says that its key is COMPROMISED"
         case RotateAct() | RetireAct():
-            return "set the CA ACTIVE in AWS IoT again, auto-registration on"
+            return "give the old CA the status and auto-registration back that it had in AWS IoT"
     return "nothing: this act cannot be undone"

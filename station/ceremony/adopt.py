@@ -27,8 +27,9 @@ from station.hsm.signers import Signers
 from station.hsm.uri import KeyUri
 from station.seal import seal_id
 
-
-_NO_FEED = "take note: no aws.activation.feed is set; the provider's activator has to read the ledger, or learns of no unit"
+_NO_FEED = (
+    "take note: no aws.activation.feed is set; the provider's activator has to read the ledger, or learns of no unit"
+)
 
 
 def adopt(folder: Path, config: Path, say: Say, seal: bytes | None = None) -> None:

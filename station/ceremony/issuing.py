@@ -33,13 +33,16 @@ def plan(act: IssuingAct) -> list[str]:
     """What the act will do."""
     made = f"make a {act.key_type.value} key in the token: {act.key}"
     named = f"CN={act.subject.common_name}, CA:TRUE"
+    tried = "look over the certificate that it is to have, of throw-away keys"
     if isinstance(act.root, ByKey):
         return [
+            tried,
             made,
             f"certify it as {named}, {act.root.validity_days} days, with the root's key {act.root.key}",
             f"write the certificate to {act.outputs.certificate}",
         ]
     return [
+        tried,
         made,
         f"write a CSR for {named} to {act.outputs.csr}",
         f"wait until the root's owner has put the certificate at {act.root.issued}; perform this file again then",
@@ -52,8 +55,7 @@ def perform(act: IssuingAct, session: Session) -> bool:
     journal = session.journal
     root = load_ca_certificate(act.root.certificate)
     journal.add(number=serial_text(x509.random_serial_number()), not_before=now())
-    if isinstance(act.root, ByKey):
-        _try_out(act, act.root, root, session)
+    _try_out(act, root, session)
     key = own_key(act, session, lambda maker: maker.generate(act.key_type, again=True))
     session.step("key", f"the key is in the token: {key}")
     if not journal.stepped("certificate") and not _certified(act, key, root, session):
@@ -97,8 +99,11 @@ def _name(act: IssuingAct) -> x509.Name:
     return authority_name(act.subject.common_name, act.subject.organization, act.subject.country)
 
 
-def _try_out(act: IssuingAct, by: ByKey, root: x509.Certificate, session: Session) -> None:
-    """The same certificate for a throw-away key, under a throw-away root as long-lived as the real one."""
+def _try_out(act: IssuingAct, root: x509.Certificate, session: Session) -> None:
+    """The same certificate for a throw-away key, under a throw-away root as long-lived as the real one.
+
+    How long a CSR's certificate will be valid is its root's owner's to say: a day will do.
+    """
     stand_in = lint.throw_away_key(KeyType.of(root.public_key()) or KeyType.P256)
     above = self_signed_root(
         stand_in,
@@ -116,7 +121,7 @@ def _try_out(act: IssuingAct, by: ByKey, root: x509.Certificate, session: Sessio
         _name(act),
         above,
         stand_in,
-        days=by.validity_days,
+        days=act.root.validity_days if isinstance(act.root, ByKey) else 1,
         path_length=act.path_length,
         number=int(facts["number"], 16),
         not_before=datetime.fromisoformat(facts["not_before"]),

@@ -98,11 +98,17 @@ class Journal:
         return self._outputs["minutes"].parent / f"undone-{self.facts['id'][:8]}"
 
     def write_output(self, name: str, content: str, path: Path | None = None) -> None:
-        """Note what the output will be, then write it whole and synced: to its place, or to ``path``."""
-        self.keep(f"output {name}", lambda: hashlib.sha256(content.encode()).hexdigest())
+        """Note what the output will be, then write it whole and synced: to its place, or to ``path``.
+
+        Raises:
+            FaultError: `Fault.CEREMONY` where somebody's file came to stand there meanwhile.
+        """
+        noted = self.keep(f"output {name}", lambda: hashlib.sha256(content.encode()).hexdigest())
         path = path or self._outputs[name]
         if not path.exists():
             write_whole(path, content.encode(), 0o644)
+        elif hashlib.sha256(_bounded(path)).hexdigest() != noted:
+            raise _foreign(path)
 
     def output_hashes(self) -> dict[str, str]:
         """Hex SHA-256 of each output that is written, by its file's name."""
@@ -141,7 +147,7 @@ class Journal:
                         f"this act was completed on {self.facts['done']}, but {path} is gone; restore it",
                     )
             elif hashlib.sha256(_bounded(path)).hexdigest() != kept.get(f"output {name}"):
-                raise FaultError(Fault.CEREMONY, f"{path} exists already; an act never overwrites")
+                raise _foreign(path)
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -160,6 +166,10 @@ class Journal:
         make_folder(self._path.parent)
         write_whole(self._path, json.dumps(facts, indent=2).encode(), 0o600)
         self.facts = facts
+
+
+def _foreign(path: Path) -> FaultError:
+    return FaultError(Fault.CEREMONY, f"{path} exists already; an act never overwrites")
 
 
 def make_folder(folder: Path) -> None:

@@ -106,7 +106,8 @@ def _registry(act: RegisterAct) -> CaRegistry:
 def undo(act: RegisterAct, session: Session) -> None:
     """Take the registration away again: INACTIVE, auto-registration off, then deleted.
 
-    One that AWS IoT knew before the act is only put back as it was.
+    One that AWS IoT knew before the act gets the status and auto-registration back that it had. Tags and template that
+    the act wrote stay: AWS IoT does not tell what was there before.
     """
     certificate = load_ca_certificate(act.certificate)
     registry = _registry(act)
@@ -122,10 +123,14 @@ def undo(act: RegisterAct, session: Session) -> None:
             Fault.CEREMONY, f"units of CA {name} are registered ({first[0]}, ...): it is to be retired, not undone"
         )
     session.journal.add(undo_began=now())
-    registry.switch_ca(name, on=bool(before and before["status"] == "ACTIVE"))
-    if not before:
+    if before:
+        registry.restore_ca(name, before["status"], before["auto_registration"])
+        stays = "; tags and template of this act stay" if act.tags or act.template else ""
+        session.step("undone", f"as before: {registry.describe_ca(name)}{stays}")
+    else:
+        registry.switch_ca(name, on=False)
         registry.delete_ca(name)
-    session.step("undone", f"CA {name} is {'as it was before' if before else 'deleted in AWS IoT'}")
+        session.step("undone", f"CA {name} is deleted in AWS IoT")
 
 
 def _verification(registry: CaRegistry, certificate: x509.Certificate, key: PrivateKey, session: Session) -> str:

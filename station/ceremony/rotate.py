@@ -128,7 +128,7 @@ def perform_retire(act: RetireAct, session: Session) -> bool:
 
 
 def undo(act: RotateAct | RetireAct, session: Session) -> None:
-    """Put the CA back into service."""
+    """Give the CA the status and auto-registration back that it had before the act took it out of service."""
     path = act.old if isinstance(act, RotateAct) else act.registration
     registration = _registration(path, rehearsal=act.rehearsal)
     registry = _registry(registration, act.simulator)
@@ -136,8 +136,11 @@ def undo(act: RotateAct | RetireAct, session: Session) -> None:
     if isinstance(act, RetireAct) and act.delete and registry.describe_ca(registration.ca_certificate_id) is None:
         raise FaultError(Fault.CEREMONY, "a CA that was deleted is registered anew by the act register, not undone")
     session.journal.add(undo_began=now())
-    registry.switch_ca(registration.ca_certificate_id, on=True)
-    session.step("undone", f"back in service: {_known(registry, registration)}")
+    if (former := session.journal.facts.get("switching")) is None:
+        session.step("undone", f"the act had taken nothing out of service: {_known(registry, registration)}")
+    else:
+        registry.restore_ca(registration.ca_certificate_id, *former)
+        session.step("undone", f"as before: {_known(registry, registration)}")
     if isinstance(act, RotateAct):
         session.step("new stays", "the new CA stays registered; the act retire takes it out of service")
 
@@ -147,10 +150,10 @@ def _put_out(act: RotateAct | RetireAct, registration: Registration, session: Se
     name = registration.ca_certificate_id
     session.evidence["aws"] = {"region": registration.region, "id": name, "endpoint": registration.endpoint}
     if not session.journal.stepped("out"):
-        _known(registry, registration)
+        found = _known(registry, registration)
         if act.asks and not _nothing_waits(act, registration, registry, session):
             return False
-        session.journal.add(switching=name)
+        session.journal.add(switching=[found.status, found.auto_registration])
         registry.switch_ca(name, on=False)
         session.step("out", f"out of service: {_known(registry, registration)}")
     return True

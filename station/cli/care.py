@@ -86,7 +86,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _reconcile(arguments: argparse.Namespace) -> int:
     from station import views
     from station.aws.registry import Grant, Registry
-    from station.ca import load_ca_certificate
     from station.config import load
     from station.ledger.readers import ledger_reader
     from station.reconcile import Kind, Sides
@@ -107,7 +106,7 @@ def _reconcile(arguments: argparse.Namespace) -> int:
         if kinds:
             activation = aws.activation
             grant = Grant(activation.policy, activation.thing_type) if activation.by == "station" else None
-            result = sides.mend(result, kinds, load_ca_certificate(config.ca.certificate), grant)
+            result = sides.mend(result, kinds, grant)
     if arguments.json:
         print_json({"counts": result.counts, "left": result.left, "found": [asdict(one) for one in result.found]})
     else:

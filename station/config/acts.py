@@ -207,6 +207,8 @@ class RegisterAct(TokenAct, Registered):
     @model_validator(mode="after")
     def _all_or_nothing(self) -> RegisterAct:
         _at_a_simulator(self.simulator, rehearsal=self.rehearsal)
+        if not self.rehearsal and self.endpoint is None:
+            raise ValueError("needs `endpoint`: by it the account and region that are meant are known")
         if self.endpoint and not self.rehearsal and (problem := endpoint_problem(self.endpoint, self.region)):
             raise ValueError(f"endpoint {problem}")
         return self

@@ -144,14 +144,16 @@ class Token:
     def _made(self, make: Callable[[], tuple[Any, Any]], *, again: bool) -> bytes:
         """``again``: the URI's id is the caller's own, so a pair of it is what an earlier try made, or half of that."""
         private, public = self.objects(ObjectClass.PRIVATE_KEY), self.objects(ObjectClass.PUBLIC_KEY)
-        if again and self._uri.id:
-            if private and public and (whole := self.public_key()) is not None:
-                return whole
+        if (private or public) and not (again and self._uri.id):
+            raise FaultError(Fault.HSM_KEY, f"the token holds a key of this name already: {self._uri}")
+        if max(len(private), len(public)) > 1:
+            raise FaultError(Fault.HSM_KEY, f"several keys in the token fit {self._uri}; one each is right")
+        if private and public:
+            made, secret = public[0], private[0]  # by a try that was cut before it looked
+        else:
             for half in (*private, *public):
                 half.destroy()
-        elif private or public:
-            raise FaultError(Fault.HSM_KEY, f"the token holds a key of this name already: {self._uri}")
-        made, secret = make()
+            made, secret = make()
         try:
             _demand(secret, _MADE)
         except FaultError:

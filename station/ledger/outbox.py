@@ -15,7 +15,7 @@ from cryptography import x509
 
 from station.faults import Fault, FaultError
 from station.ledger.record import SqliteLedger
-from station.ledger.schema import issued, outbox, outbox_attempts, outbox_done
+from station.ledger.schema import certificates, issued, outbox, outbox_attempts, outbox_done
 
 _FIRST_S: Final = 1.0
 _LONGEST_S: Final = 60.0
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 
 class Outbox(threading.Thread):
-    """Calls ``retire`` for each waiting certificate, oldest first, and tells how many wait.
+    """Calls ``retire`` for each waiting certificate with its CA's id, oldest first, and tells how many wait.
 
     What cannot be retired now is tried again after 1 s, then twice as long up to a minute. Each new fault of it is put
     on record; every attempt, in the log: a cloud that is away for a week must not fill the disk. It is woken when a
@@ -38,7 +38,7 @@ class Outbox(threading.Thread):
     """
 
     def __init__(
-        self, ledger: SqliteLedger, retire: Callable[[x509.Certificate], None], tell: Callable[[int], None]
+        self, ledger: SqliteLedger, retire: Callable[[x509.Certificate, str], None], tell: Callable[[int], None]
     ) -> None:
         super().__init__(name="outbox")
         self._store, self._retire, self._tell = ledger.store, retire, tell
@@ -76,12 +76,12 @@ class Outbox(threading.Thread):
         """Try what is due; return the seconds until something is."""
         waiting = self._waiting()
         self._tell(len(waiting))
-        for number, der in waiting:
+        for number, der, authority in waiting:
             if self._over.is_set():
                 return 0.0
             if self._due.get(number, 0.0) <= time.monotonic():
-                self._try(number, der)
-        left = [number for number, _ in self._waiting()]
+                self._try(number, der, authority)
+        left = [number for number, *_ in self._waiting()]
         self._tell(len(left))
         self._due = {number: self._due[number] for number in left if number in self._due}
         until_confirmed = self._confirm_one()
@@ -97,8 +97,8 @@ class Outbox(threading.Thread):
         if number is None or self._confirm_at[number] > time.monotonic():
             return min(_IDLE_S, self._confirm_at[number] - time.monotonic()) if number else _IDLE_S
         with self._store.read() as connection:
-            der = certificate(connection, number)
-        error = self._retired(der)
+            found = certificate(connection, number)
+        error = self._retired(*found)
         if error is None or error.fault is Fault.CA_NOT_ACCEPTING:  # of a CA that lets nobody in, nothing connects
             del self._confirm_at[number]
         else:
@@ -106,12 +106,12 @@ class Outbox(threading.Thread):
             log.warning("not confirmed out of service", number=number, fault=error.fault.code, detail=error.detail)
         return _FIRST_S
 
-    def _waiting(self) -> list[tuple[str, bytes]]:
+    def _waiting(self) -> list[tuple[str, bytes, str]]:
         with self._store.read() as connection:
             return waiting(connection)
 
-    def _try(self, number: str, der: bytes) -> None:
-        error = self._retired(der)
+    def _try(self, number: str, der: bytes, authority: str) -> None:
+        error = self._retired(der, authority)
         if error is not None:
             self._put_off(number, error)
             return
@@ -123,10 +123,10 @@ class Outbox(threading.Thread):
             self._confirm_at[number] = time.monotonic() + _CONFIRM_S
         log.info("a certificate is out of service", number=number)
 
-    def _retired(self, der: bytes) -> FaultError | None:
+    def _retired(self, der: bytes, authority: str) -> FaultError | None:
         """Retire it; returns what is against it."""
         try:
-            self._retire(x509.load_der_x509_certificate(der))
+            self._retire(x509.load_der_x509_certificate(der), authority)
         except FaultError as error:
             return error
         except Exception as error:  # a thread's top: one certificate must not stop the others
@@ -149,16 +149,17 @@ class Outbox(threading.Thread):
         self._fault[number] = error.fault
 
 
-def waiting(connection: sa.Connection) -> list[tuple[str, bytes]]:
-    """The certificates that are still in service and must not be, oldest first: number and DER."""
+def waiting(connection: sa.Connection) -> list[tuple[str, bytes, str]]:
+    """The certificates that are still in service and must not be, oldest first: number, DER, its CA's id."""
     query = (
-        sa.select(outbox.c.number, issued.c.der)
+        sa.select(outbox.c.number, issued.c.der, certificates.c.authority)
         .join(issued, issued.c.number == outbox.c.number)
+        .join(certificates, certificates.c.number == outbox.c.number)
         .outerjoin(outbox_done, outbox_done.c.number == outbox.c.number)
         .where(outbox_done.c.number.is_(None))
         .order_by(outbox.c.at)
     )
-    return [(number, der) for number, der in connection.execute(query)]
+    return [tuple(row) for row in connection.execute(query)]
 
 
 def done_since(connection: sa.Connection, moment: datetime) -> list[str]:
@@ -166,6 +167,9 @@ def done_since(connection: sa.Connection, moment: datetime) -> list[str]:
     return list(connection.scalars(sa.select(outbox_done.c.number).where(outbox_done.c.at >= moment)))
 
 
-def certificate(connection: sa.Connection, number: str) -> bytes:
-    """The DER of a certificate that was made."""
-    return bytes(connection.scalars(sa.select(issued.c.der).where(issued.c.number == number)).one())
+def certificate(connection: sa.Connection, number: str) -> tuple[bytes, str]:
+    """A certificate that was made: its DER, and its CA's id."""
+    query = sa.select(issued.c.der, certificates.c.authority).join(
+        certificates, certificates.c.number == issued.c.number
+    )
+    return tuple(connection.execute(query.where(issued.c.number == number)).one())
