@@ -190,6 +190,24 @@ def test_a_backup_of_a_line_at_work_and_the_way_back(desk: Desk, capsys: pytest.
     assert "S632" in capsys.readouterr().err
 
 
+def test_any_byte_of_a_backup_counts(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    backup = desk.folder / "backup.sqlite"
+    assert desk("backup", backup) == 0
+    assert "its SHA-256 is in" in capsys.readouterr().out
+    subprocess.run(["sha256sum", "--check", f"{backup.name}.sha256"], cwd=desk.folder, check=True, capture_output=True)
+    data = backup.read_bytes()
+    free = data.index(bytes(64), 4096)  # in no row
+    for place in (27, free, len(data) - 1):  # 27: the file's change counter
+        backup.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert desk("verify", backup) == 1
+        assert "has another SHA-256 than backup.sqlite.sha256 says" in capsys.readouterr().out
+    assert desk("restore", backup) == 1
+    assert "S632" in capsys.readouterr().err
+    backup.write_bytes(data)
+    assert desk("restore", backup) == 0
+    assert not (desk.folder / "ledger.sqlite.restoring.sha256").exists()
+
+
 def test_a_record_that_is_gone_is_begun_anew_by_a_person_alone(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     assert desk("begin", "--by", "linh") == 1  # it is there
     assert "S632" in capsys.readouterr().err

@@ -152,14 +152,15 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _backup(arguments: argparse.Namespace) -> None:
-    from station.ledger import backup, verify
+    from station.ledger import backup, digest, verify
 
     backup.backup(_own(arguments), arguments.target, _progress("pages"))
     verdict = verify.ledger_file(arguments.target, progress=_progress("links"))
     if verdict.findings:
         _say(arguments.target, verdict)
         raise SystemExit(1)
-    print(f"{arguments.target}: {verdict.links} links, verified")
+    beside = digest.beside(arguments.target)
+    print(f"{arguments.target}: {verdict.links} links, verified; its SHA-256 is in {beside}, keep both")
 
 
 def _restore(arguments: argparse.Namespace) -> None:

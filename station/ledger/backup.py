@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from station import disk
 from station.faults import Fault, FaultError
-from station.ledger import export, identity, schema, verify
+from station.ledger import digest, export, identity, schema, verify
 from station.ledger.store import Store
 
 _PAGES_A_STEP: Final = 256  # 1 MiB at a time: the line writes in between
@@ -24,6 +24,9 @@ _PAUSE_S: Final = 0.005
 
 def backup(ledger: Path, target: Path, progress: Callable[[int, int], None] = lambda _done, _of: None) -> None:
     """Copy the ledger to a new file while the line runs; the copy is one moment's, complete, and on the disk.
+
+    Beside it lies its SHA-256 (``NAME.sha256``, as sha256sum(1) writes it): with that, `verify` finds a change of any
+    byte, also of one that is in no row.
 
     Raises:
         FaultError: `Fault.LEDGER_DOWN` where the ledger cannot be read, or the file exists or cannot be written.
@@ -45,6 +48,7 @@ def backup(ledger: Path, target: Path, progress: Callable[[int, int], None] = la
             # A copy in WAL mode would want two more files beside it.
             copy.execute("PRAGMA journal_mode = DELETE")
         disk.sync(partial)
+        digest.lay(target, partial)
         partial.rename(target)
         disk.sync(target.parent)
     except (OSError, sqlite3.Error) as error:
@@ -80,6 +84,7 @@ def restore(source: Path, state: Path, archives: Path, by: str, station: str) ->
         fresh = state / "ledger.sqlite.restoring"
         _removed(fresh)
         backup(source, fresh)
+        digest.beside(fresh).unlink()  # it is written on
         with closing(sqlite3.connect(fresh)) as connection:
             simulated = bool(connection.execute("SELECT simulated FROM ledger").fetchone()[0])
         _say_so(fresh, verdict.links, by, simulated=simulated)
@@ -121,7 +126,8 @@ def _removed(fresh: Path) -> None:
     """What a restore left that was cut short."""
     for file in (fresh, fresh.with_name(f"{fresh.name}-wal"), fresh.with_name(f"{fresh.name}-shm")):
         file.unlink(missing_ok=True)
-    identity.mark_of(fresh).unlink(missing_ok=True)
+    for file in (identity.mark_of(fresh), digest.beside(fresh)):
+        file.unlink(missing_ok=True)
 
 
 def _say_so(fresh: Path, links: int, by: str, *, simulated: bool) -> None:

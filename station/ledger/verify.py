@@ -2,7 +2,8 @@
 
 Three things are looked at: SQLite's own structure (a damaged page), the schema (a guard that was taken away), and the
 chain, whose every link is computed anew from the rows that it covers. The working tables are computed anew too. A byte
-that may differ without any of this being said is in no row: free space of a page, a counter in the file's header.
+that may differ without any of this being said is in no row: free space of a page, a counter in the file's header. A
+backup's digest beside it finds that as well.
 
 What comes after the last anchor cannot be proved: who holds the machine, and nobody else, can make it anew. It says so.
 """
@@ -21,7 +22,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from station.faults import Fault, FaultError, printable
-from station.ledger import chain, schema
+from station.ledger import chain, digest, schema
 from station.ledger.anchors import Anchor
 from station.ledger.store import Store
 from station.model import Outcome
@@ -185,6 +186,7 @@ def ledger_file(path: Path, anchors: Iterable[Anchor] = (), progress: Progress =
     if not path.is_file():
         raise FaultError(Fault.LEDGER_DOWN, f"there is no ledger {path}")
     verdict = Verdict()
+    _bytes(path, verdict)
     try:
         with closing(opened(path)) as connection:
             connection.execute("BEGIN")
@@ -196,6 +198,15 @@ def ledger_file(path: Path, anchors: Iterable[Anchor] = (), progress: Progress =
     except (sqlite3.Error, ValueError, TypeError) as error:
         verdict.found(f"the file is damaged: {error}", path.name)
     return verdict
+
+
+def _bytes(path: Path, verdict: Verdict) -> None:
+    """A backup is as it was written, byte for byte; a ledger at work has no digest beside it."""
+    try:
+        if digest.differs(path):
+            verdict.found(f"has another SHA-256 than {digest.beside(path).name} says", path.name)
+    except OSError as error:
+        raise FaultError(Fault.LEDGER_DOWN, f"{path} or its digest cannot be read: {error.strerror}") from error
 
 
 def opened(path: Path) -> sqlite3.Connection:
