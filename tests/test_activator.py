@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,27 @@ def test_alarms_survive_a_cut_line_and_are_told_once(tmp_path: Path) -> None:
     again = AlarmBook(file)
     again.raise_(alarm)
     assert [one["certificate_id"] for one in again.read()] == ["a" * 64]
+    again.raise_(replace(alarm, certificate_id="b" * 64))
+    assert [one["certificate_id"] for one in AlarmBook(file).read()] == ["a" * 64, "b" * 64], "behind the cut line"
+
+
+def test_an_alarm_that_somebody_saw_to_is_none_any_more_and_is_not_raised_again(
+    settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = settings_file.parent / "activator-state" / "alarms.jsonl"
+    file.parent.mkdir()
+    alarm = Alarm("a" * 64, Verdict.STRANGER, "2026-01-01T00:00:00+00:00", "")
+    AlarmBook(file).raise_(alarm)
+    alarms = ("activator", "alarms", str(settings_file))
+    assert main(alarms) == 1
+    assert main([*alarms, "--seen", "a" * 64, "--by", "linh"]) == 0
+    AlarmBook(file).raise_(alarm)
+    capsys.readouterr()
+    assert main(alarms) == 0
+    assert capsys.readouterr().out == "no alarm\n"
+    assert "linh" in file.read_text()
+    assert main([*alarms, "--seen", "a" * 64]) == 1
+    assert "there is no alarm about" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(300)  # 4,000 real requests: 15 s alone, and longer where others work too
@@ -503,6 +525,19 @@ def test_one_pass_by_hand_says_what_it_did(
     assert (code, json.loads("".join(said))) == (0, {"activated": 1})
     connect(cloud, device(ca, tmp_path / "stranger", "SN-66"))
     assert once()[:2] == (1, ["stranger   1"])
+
+
+def test_one_pass_by_hand_ends_where_a_certificate_cannot_be_asked_about(
+    *, once: Callable[..., Any], line: Line, cloud: SimCloud, api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("station.activator.service._FAULT_AGAIN_S", (0.0,))
+    _, made = line.run("SN-1")
+    connect(cloud, made)
+    cloud.troubles(api={"UpdateCertificate": "AccessDeniedException"})
+    code, said, complaint = once()
+    assert (code, said) == (1, [])
+    assert complaint[0].startswith("N421")
+    assert state(api, made) == "PENDING_ACTIVATION"
 
 
 def test_a_policy_that_is_not_there_is_told_at_start(

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,16 +17,18 @@ from typing import Any
 import boto3
 import pytest
 import structlog
-from cloud import ProviderCA, SimCloud, device, state
+from cloud import ProviderCA, SimCloud, device, leaf_of, state
+from cryptography.hazmat.primitives.asymmetric import ec
 from provider_side import connect
 from test_feed import SEAL
 
 from station.activator import function
 from station.activator.package import modules, package
+from station.aws.registry import Registry
 from station.aws.shelf import S3Shelf
 from station.faults import Fault, FaultError
 from station.feed.lines import FeedLine, sealed
-from station.model import Standing, StandingState
+from station.model import CertificateStatus, Standing, StandingState, certificate_id
 
 BUCKET = "station-feed-test"
 
@@ -112,6 +116,100 @@ def test_trouble_is_raised_so_that_lambda_calls_again(
     with pytest.raises(FaultError) as error:
         function.handler({"certificateId": made.id}, Context())
     assert error.value.fault is Fault.AWS_DENIED
+
+
+def test_one_that_cannot_be_asked_about_is_not_in_the_way_of_the_others_of_a_pass(
+    *,
+    settings: dict[str, str],
+    shelf: S3Shelf,
+    cloud: SimCloud,
+    ca: ProviderCA,
+    api: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    older, newer = (device(ca, tmp_path / name, name) for name in ("SN-1", "SN-2"))
+    connect(cloud, older, newer)
+    tell(shelf, older.id, ca, "SN-1")
+    get = S3Shelf.get
+
+    def broken(self: S3Shelf, certificate_id: str) -> bytes | None:
+        if certificate_id == newer.id:
+            raise FaultError(Fault.AWS_ERROR)
+        return get(self, certificate_id)
+
+    monkeypatch.setattr(S3Shelf, "get", broken)
+    with pytest.raises(FaultError) as error:
+        function.handler({}, Context())
+    assert error.value.fault is Fault.AWS_ERROR
+    assert [state(api, one) for one in (older, newer)] == ["ACTIVE", "PENDING_ACTIVATION"]
+
+
+def test_an_event_waits_for_the_feed_but_not_one_that_waited_in_a_storm(
+    *,
+    settings: dict[str, str],
+    shelf: S3Shelf,
+    cloud: SimCloud,
+    ca: ProviderCA,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, stranger = (device(ca, tmp_path / name, name) for name in ("SN-1", "SN-66"))
+    connect(cloud, made, stranger)
+    monkeypatch.setenv("WAIT_S", "10")
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        if seconds == function._AGAIN_S:  # and not the pace's
+            slept.append(seconds)
+            tell(shelf, made.id, ca, "SN-1")
+
+    monkeypatch.setattr(function.time, "sleep", sleep)
+    old, new = (int((time.time() - age_s) * 1000) for age_s in (11, 0))
+    assert function.handler({"certificateId": stranger.id, "timestamp": old}, Context()) == {"stranger": 1}
+    assert slept == []
+    assert function.handler({"certificateId": made.id, "timestamp": new}, Context()) == {"activated": 1}
+    assert len(slept) == 1
+
+
+def test_a_storm_on_both_instances_stays_within_the_throttle(
+    *,
+    settings: dict[str, str],
+    shelf: S3Shelf,
+    cloud: SimCloud,
+    ca: ProviderCA,
+    api: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pass in one, events in the other, each with a pace of its own; pace and quota both the double of AWS's."""
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    units = [leaf_of(ca, key, f"ST-{number}") for number in range(24)]
+    names = [certificate_id(one) for one in units]
+    for number, name in enumerate(names):
+        tell(shelf, name, ca, f"ST-{number}")
+    connect(cloud, *units)
+    monkeypatch.setattr(function, "PER_S", function.PER_S * 2)
+    instances = threading.local()
+    make = function._activator.__wrapped__
+
+    def its_own() -> Any:
+        if not hasattr(instances, "activator"):
+            instances.activator = make()
+        return instances.activator
+
+    monkeypatch.setattr(function, "_activator", its_own)
+    its_own.cache_clear = lambda: None  # type: ignore[attr-defined] - the fixture's end
+    cloud.troubles(throttle=dict.fromkeys(("DescribeCertificate", "UpdateCertificate", "AttachPolicy"), 20))
+    before = cloud.control("counts").get("throttled", 0)
+    events = threading.Thread(target=lambda: [function.handler({"certificateId": one}, Context()) for one in names])
+    events.start()
+    function.handler({}, Context())
+    events.join()
+    throttled = cloud.control("counts").get("throttled", 0) - before
+    cloud.troubles()
+    assert throttled == 0
+    found = Registry(settings["AWS_REGION"], api_url=settings["API_URL"]).certificates(ca.id)
+    assert {one.status for one in found} == {CertificateStatus.ACTIVE}
 
 
 def test_it_needs_few_imports() -> None:

@@ -143,6 +143,7 @@ def test_the_template_calls_this_function_with_the_rights_of_the_policy_file() -
     assert set(function_["Environment"]["Variables"]) <= {
         *("CA_CERTIFICATE_ID", "POLICY", "THING_TYPE", "BUCKET", "PREFIX")
     }
+    assert function_["ReservedConcurrentExecutions"] == function.INSTANCES  # who share the account's quotas
     statements = resources["Role"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
     alone = json.loads((AWS / "activator-policy.json").read_text())["Statement"]
     rights = {one["Sid"]: as_in_the_template(one) for one in statements if one["Sid"] != "Log"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -191,6 +192,17 @@ def test_a_huge_file_in_a_line_s_place_is_not_read_whole(shelf: FolderShelf, reg
     shelf.put(ID, b"x" * 5_000_000)
     assert len(shelf.get(ID) or b"") == MAX_LINE + 1
     assert register.standing(ID) is None
+
+
+def test_what_was_laid_down_long_ago_is_removed(shelf: FolderShelf, tmp_path: Path) -> None:
+    old, new = "a" * 64, "b" * 64
+    for name in (old, new):
+        shelf.put(name, a_raw())
+    (laid,) = tmp_path.rglob(f"{old}.jsonl")
+    os.utime(laid, (1000, 1000))
+    shelf.forget(1001)
+    assert shelf.get(old) is None
+    assert shelf.get(new) is not None
 
 
 def test_a_shelf_that_is_gone_is_no_answer(tmp_path: Path) -> None:

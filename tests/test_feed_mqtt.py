@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from station.activator.daemon import _register
 from station.aws.shelf import TopicShelf
 from station.config.activator import ActivatorFile
 from station.faults import Fault, FaultError
+from station.feed.lines import FeedLine, sealed
 from station.feed.shelf import FolderShelf
 from station.feed.writer import FeedWriter
 from station.interfaces import Register
@@ -208,18 +210,28 @@ def test_what_a_station_s_doctor_publishes_is_passed_over(
     assert not [one for one in logs if one["log_level"] == "warning"]
 
 
-def test_a_seal_that_nobody_trusts_is_not_laid_down(
-    *, settings: ActivatorFile, line: Line, tell: Tell, running: Callable[[], tuple[Register, ExitStack]]
+def test_an_unknown_seal_s_line_and_one_about_another_ca_are_not_laid_down(
+    *,
+    settings: ActivatorFile,
+    line: Line,
+    topic: TopicShelf,
+    tell: Tell,
+    running: Callable[[], tuple[Register, ExitStack]],
 ) -> None:
     register, _ = running()
     told_until_heard(tell, register, line, "SN-A")
     _, made = line.run("SN-FORGED")
     assert tell(KeyInHand()) == 1
+    now = datetime.now(UTC)
+    elsewhere = Standing("e" * 64, "f" * 64, "SN-1", StandingState.CONNECTING)
+    topic.put("", sealed(FeedLine("line-1", 1, elsewhere, now, now + timedelta(hours=1)), SEAL.public, SEAL.sign))
     _, after = line.run("SN-AFTER")
     tell()
     wait_for("the line after it", lambda: stands(register, after.id) is StandingState.CONNECTING, 30)
     assert register.standing(made.id) is None
-    assert not list((settings.state / "feed").glob(f"*/{made.id}*"))
+    laid = {file.stem for file in (settings.state / "feed").glob("*/*")}
+    assert after.id in laid
+    assert not laid & {made.id, "e" * 64}
 
 
 def test_a_topic_needs_the_connection_that_it_comes_by(settings: ActivatorFile) -> None:

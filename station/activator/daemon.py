@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from station.activator.alarms import AlarmBook
-from station.activator.decide import Activator, Verdict
+from station.activator.decide import Activator
 from station.activator.service import Service, poll
 from station.aws.events import TOPIC, Events, Message, context, parsed
 from station.aws.registry import Grant, Registry
@@ -27,6 +28,7 @@ from station.config.feed import FolderShelf, MqttShelf
 from station.config.feed import S3Shelf as S3Settings
 from station.faults import Fault, FaultError
 from station.feed import shelf
+from station.feed.lines import LONGEST
 from station.feed.register import FeedRegister, load_seals
 from station.interfaces import Register
 from station.ledger.readers import ledger_reader, line_reader
@@ -34,6 +36,7 @@ from station.ledger.standing import LedgerRegister
 from station.process import log_as_json, notify
 
 _BEAT_S = 0.5
+_TRIES = 3  # of one pass by hand: somebody waits for it
 
 log = structlog.get_logger()
 
@@ -103,16 +106,17 @@ def run(settings: ActivatorFile) -> None:
         poller.soon()
 
 
-def once(settings: ActivatorFile) -> dict[Verdict, int]:
-    """One whole pass, until nothing waits any more; returns how many came to which end."""
+def once(settings: ActivatorFile) -> Service:
+    """One whole pass, until nothing waits any more; returned are its counts, and its `failure` where there was one."""
     log_as_json(activator=settings.ca_certificate_id[:16])
     with ExitStack() as parts:
         registry, activator = _activator(settings, parts)
-        service = Service(activator, AlarmBook(settings.state / "alarms.jsonl"), grace_s=settings.grace_s)
+        alarms = AlarmBook(settings.state / "alarms.jsonl")
+        service = Service(activator, alarms, grace_s=settings.grace_s, tries=_TRIES)
         poll(registry, settings.ca_certificate_id, service)
         while service.waiting():
             service.step(_BEAT_S)
-    return service.counts
+    return service
 
 
 def _start(settings: ActivatorFile, parts: ExitStack) -> tuple[Service, Poller, list[threading.Thread]]:
@@ -202,6 +206,7 @@ def _subscribed(settings: ActivatorFile, topic: str, seals: dict[str, bytes], pa
     folder = settings.state / "feed"
     folder.mkdir(exist_ok=True)
     lines = shelf.FolderShelf(folder)
+    lines.forget(time.time() - LONGEST.total_seconds())
     register = FeedRegister(lines, seals)
 
     def came(payload: bytes) -> None:
@@ -211,6 +216,9 @@ def _subscribed(settings: ActivatorFile, topic: str, seals: dict[str, bytes], pa
             line = register.taken(payload)
         except FaultError as error:
             log.warning("a line of the feed is refused", fault=error.fault.code, detail=error.detail)
+            return
+        if line.standing.authority != settings.ca_certificate_id:
+            log.info("a line is about another CA's certificate", certificate=line.standing.certificate_id)
             return
         lines.put(line.standing.certificate_id, payload)
 

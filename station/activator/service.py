@@ -35,13 +35,15 @@ class _Work:
     since: str
     source_ip: str = ""
     looks: int = 0
+    faults: int = 0
 
 
 class Service:
     """The list of what waits, and the one thread that works it off: the newest event first, then what a poll found.
 
     AWS's throttles are kept by the registry's pace, for all calls together. What the line does not know yet is looked
-    at again for ``grace_s``; only then it is an alarm.
+    at again for ``grace_s``; only then it is an alarm. What cannot be asked about is asked
+    about again for ever, or ``tries`` times: `failure` is then why.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Service:
         alarms: AlarmBook,
         *,
         grace_s: float,
+        tries: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._activator, self._alarms, self._grace_s, self._clock = activator, alarms, grace_s, clock
@@ -58,7 +61,9 @@ class Service:
         self._ended: dict[str, Verdict] = {}
         self._places = 0
         self._changed = threading.Condition()
+        self._tries = tries
         self.counts: dict[Verdict, int] = dict.fromkeys(Verdict, 0)
+        self.failure: FaultError | None = None
 
     def heard(self, certificate_id: str, source_ip: str = "") -> None:
         """An event of AWS IoT: a certificate of our CA was registered, or asked to be let in while it is pending."""
@@ -109,7 +114,11 @@ class Service:
             log.warning(
                 "a certificate waits on", certificate=work.certificate_id, fault=error.fault.code, detail=error.detail
             )
-            self._again(work, _FAULT_AGAIN_S)
+            work.faults += 1
+            if work.faults == self._tries:
+                self._give_up(work, error)
+            else:
+                self._again(work, _FAULT_AGAIN_S)
             return
         if verdict.may_change and self._clock() - work.first < self._grace_s:
             self._again(work, _AGAIN_S)
@@ -121,6 +130,11 @@ class Service:
             pause = pauses[min(work.looks, len(pauses) - 1)]
             work.looks += 1
             self._push(work, self._clock() + pause)
+
+    def _give_up(self, work: _Work, error: FaultError) -> None:
+        with self._changed:
+            del self._work[work.certificate_id]
+            self.failure = error
 
     def _end(self, work: _Work, verdict: Verdict) -> None:
         if verdict.alarming:

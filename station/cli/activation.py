@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from station.cli.parsing import Commands, command, group, print_json, with_json
+from station.cli.parsing import Commands, command, group, print_json, with_by, with_json
 
 _RUN = """\
 Activates the certificates that the line is connecting now, until SIGTERM (station-activator.service starts this).
@@ -14,8 +14,10 @@ activated: they are put on record and told in the log.
 
 examples:
   station activator run /etc/station/activator.yaml
-  station activator once /etc/station/activator.yaml       one pass; exit code 1 where something must not be activated
-  station activator alarms /etc/station/activator.yaml     what was never activated, and why
+  station activator once /etc/station/activator.yaml       one pass; exit code 1 where something must not be activated,
+                                                           or could not be asked about in three tries
+  station activator alarms /etc/station/activator.yaml     what was never activated, and why; exit code 1 where there is
+  station activator alarms /etc/station/activator.yaml --seen ID       somebody saw to it: it is no alarm any more
 """
 
 
@@ -26,6 +28,8 @@ def add_to(commands: Commands) -> None:
     run.description, run.formatter_class = _RUN, argparse.RawDescriptionHelpFormatter
     once = with_json(command(activator, "once", _once, "one pass over everything that waits, then end"))
     alarms = with_json(command(activator, "alarms", _alarms, "the certificates that must not be activated"))
+    alarms.add_argument("--seen", metavar="ID", help="somebody saw to the alarm about this certificate")
+    with_by(alarms)
     package = command(activator, "package", _package, "pack the Lambda function (config/aws/activator.yaml)")
     package.add_argument("zip", type=Path, help="the file to write")
     package.add_argument("--seal", type=Path, action="append", required=True, help="a station's public key; repeat it")
@@ -45,14 +49,17 @@ def _once(arguments: argparse.Namespace) -> int:
     from station.activator.daemon import once
     from station.config.activator import load_activator
 
-    counts = {verdict: count for verdict, count in once(load_activator(arguments.file)).items() if count}
+    service = once(load_activator(arguments.file))
+    counts = {verdict: count for verdict, count in service.counts.items() if count}
     if arguments.json:
         print_json(counts)
     else:
         for verdict, count in counts.items():
             print(f"{verdict.value:<10} {count}")
-        if not counts:
+        if not counts and service.failure is None:
             print("nothing waits")
+    if service.failure is not None:
+        raise service.failure
     return int(any(verdict.alarming for verdict in counts))
 
 
@@ -60,7 +67,10 @@ def _alarms(arguments: argparse.Namespace) -> int:
     from station.activator.alarms import AlarmBook
     from station.config.activator import load_activator
 
-    found = AlarmBook(load_activator(arguments.file).state / "alarms.jsonl").read()
+    book = AlarmBook(load_activator(arguments.file).state / "alarms.jsonl")
+    if arguments.seen:
+        book.seen(arguments.seen, arguments.by)
+    found = book.read()
     if arguments.json:
         print_json(found)
     elif not found:

@@ -24,7 +24,7 @@ MAX_LINE: Final = 4_096  # bytes; a line has some 700
 _DOMAIN: Final = b"feed v1\n"
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 _AHEAD: Final = timedelta(minutes=5)  # a station's clock may be so much before ours
-_LONGEST: Final = timedelta(days=800)
+LONGEST: Final = timedelta(days=800)
 _KEYS: Final = {"v", "station", "seq", "state", "certificate", "ca", "thing", "at", "expires"}
 
 Sign = Callable[[bytes], bytes]
@@ -110,7 +110,7 @@ def _read(body: dict[str, Any], now: datetime) -> FeedLine:
             and _ID.fullmatch(body["ca"])
             and SERIAL.fullmatch(body["thing"])
             and at <= now + _AHEAD
-            and timedelta(0) < expires - at < _LONGEST
+            and timedelta(0) < expires - at < LONGEST
         )
         known = Standing(body["certificate"], body["ca"], body["thing"], StandingState(body["state"]))
     except (TypeError, ValueError, OverflowError) as error:

@@ -56,5 +56,14 @@ class FolderShelf:
         except OSError as error:
             raise FaultError(Fault.FEED_DOWN, f"the feed's folder {self._folder}: {error.strerror}") from error
 
+    def forget(self, before: float) -> None:
+        """Remove the lines that were laid down before a ``time.time()``; while nobody lays any down."""
+        try:
+            for file in self._folder.glob("??/*.jsonl"):
+                if file.stat().st_mtime < before:
+                    file.unlink()
+        except OSError as error:
+            raise FaultError(Fault.FEED_DOWN, f"the feed's folder {self._folder}: {error.strerror}") from error
+
     def _file(self, certificate_id: str) -> Path:
         return self._folder / certificate_id[:2] / f"{certificate_id}.jsonl"
