@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from provider_side import connect
 from test_feed import SEAL
 
 from station.activator import function
+from station.activator.decide import Activator
 from station.activator.package import modules, package
 from station.aws.registry import Registry
 from station.aws.shelf import S3Shelf
@@ -164,12 +165,25 @@ def test_an_event_waits_for_the_feed_but_not_one_that_waited_in_a_storm(
             slept.append(seconds)
             tell(shelf, made.id, ca, "SN-1")
 
-    monkeypatch.setattr(function.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     old, new = (int((time.time() - age_s) * 1000) for age_s in (11, 0))
     assert function.handler({"certificateId": stranger.id, "timestamp": old}, Context()) == {"stranger": 1}
     assert slept == []
     assert function.handler({"certificateId": made.id, "timestamp": new}, Context()) == {"activated": 1}
     assert len(slept) == 1
+
+
+class Instances(threading.local):
+    """An activator for each thread, as Lambda has a process for each instance."""
+
+    def __init__(self, make: Callable[[], Activator]) -> None:
+        self._activator = make()
+
+    def __call__(self) -> Activator:
+        return self._activator
+
+    def cache_clear(self) -> None:
+        """Nothing is kept beyond the thread."""
 
 
 def test_a_storm_on_both_instances_stays_within_the_throttle(
@@ -189,16 +203,7 @@ def test_a_storm_on_both_instances_stays_within_the_throttle(
         tell(shelf, name, ca, f"ST-{number}")
     connect(cloud, *units)
     monkeypatch.setattr(function, "PER_S", function.PER_S * 2)
-    instances = threading.local()
-    make = function._activator.__wrapped__
-
-    def its_own() -> Any:
-        if not hasattr(instances, "activator"):
-            instances.activator = make()
-        return instances.activator
-
-    monkeypatch.setattr(function, "_activator", its_own)
-    its_own.cache_clear = lambda: None  # type: ignore[attr-defined] - the fixture's end
+    monkeypatch.setattr(function, "_activator", Instances(function._activator.__wrapped__))
     cloud.troubles(throttle=dict.fromkeys(("DescribeCertificate", "UpdateCertificate", "AttachPolicy"), 20))
     before = cloud.control("counts").get("throttled", 0)
     events = threading.Thread(target=lambda: [function.handler({"certificateId": one}, Context()) for one in names])
