@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 _LINE_S = 600.0  # every certificate of a big line
 _LEAST_S = 2.0  # for the doctor's parts, on however slow a machine
 _DOCTOR = """\
-Asks every part of the station at the same time, changes nothing, and takes less than 5 seconds. It may be run
-before the shift or beside a station at work. Exit codes: 0 every part could work now (some may warn), 1 a part could
+Asks every part of the station at the same time, and takes less than 5 seconds. It changes no setting, board or
+certificate, but logs in to the token: a wrong PIN costs one try and is latched. It may be run before the shift or
+beside a station at work. Exit codes: 0 every part could work now (some may warn), 1 a part could
 not: its line says what to do.
 
 examples:
