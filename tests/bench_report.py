@@ -25,6 +25,7 @@ from typing import Any
 import big_year
 import psycopg
 from big_year import DAYS, LAST
+from ledgers import open_ledger, production, unit, whole_run
 from postgres import OWNER, OWNER_PASSWORD, TEMPLATE, Line, Postgres
 
 Figures = dict[str, float]
@@ -49,7 +50,7 @@ _REPORTS = (
 
 def measure(record: str, first: date, formats: str, server: Postgres | None = None) -> Figures:
     """Seconds of wall and CPU and MB of memory of one report, in a process of its own."""
-    before = _server_cpu_s(server)
+    before = server.cpu_s() if server else 0.0
     done = subprocess.run(
         [sys.executable, __file__, "--one", record, first.isoformat(), formats],
         stdout=subprocess.PIPE,
@@ -59,16 +60,23 @@ def measure(record: str, first: date, formats: str, server: Postgres | None = No
     found: Figures = json.loads(done.stdout)
     if server:
         time.sleep(0.5)  # until the server has buried the report's backend, whose CPU it then counts as its own
-        found["server_cpu_s"] = _server_cpu_s(server) - before
+        found["server_cpu_s"] = server.cpu_s() - before
     return found
 
 
-def _server_cpu_s(server: Postgres | None) -> float:
-    """What the server used, its children that ended included (proc(5): utime, stime, cutime, cstime)."""
-    if server is None or server.pid is None:
-        return 0.0
-    fields = Path(f"/proc/{server.pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+def slot(path: Path, runs: int = 40) -> Figures:
+    """CPU of what a slot waits for: the next order, and a whole run put on record."""
+    ledger = open_ledger(path)
+    ledger.add_order(production("WO-NEW", 1000), "bench")
+    asked = recorded = 0.0
+    for index in range(runs):
+        began = time.process_time()
+        ledger.next_order()
+        between = time.process_time()
+        whole_run(ledger, unit(f"NEW-{index}"), f"new {index}")
+        asked, recorded = asked + between - began, recorded + time.process_time() - between
+    ledger.dispose()
+    return {"next_order_ms": asked / runs * 1000, "run_ms": recorded / runs * 1000}
 
 
 def _one(record: str, first: date, formats: tuple[str, ...]) -> None:
@@ -119,6 +127,7 @@ def sqlite_lines(folder: Path, sizes: list[int]) -> Iterator[tuple[str, Figures]
         yield f"SQLite {runs:>10,}: made up", made
         for what, first, formats in _REPORTS:
             yield f"SQLite {runs:>10,}: {what}", measure(str(path), first, formats)
+        yield f"SQLite {runs:>10,}: what a slot waits for", slot(path)
         path.unlink()
 
 

@@ -135,7 +135,8 @@ _TABLES = {
     "order_closures": """
         WITH RECURSIVE weeks(week) AS (SELECT CAST(0 AS BIGINT) UNION ALL SELECT week + 1 FROM weeks WHERE week < 50)
         INSERT INTO order_closures (order_number, closed_by, closed_at)
-        SELECT 'WO-' || week, 'x', {closed} FROM weeks""",
+        SELECT 'WO-' || week, 'x', {closed} FROM weeks
+        UNION ALL SELECT 'RW-1', 'x', {closed} FROM weeks WHERE week = 50""",
     # Of 1000 runs 20 FAIL, 10 end in ERROR, 5 are lifted; a unit that failed is there again two of the station's runs
     # later. 2 are of a golden sample, 3 rework.
     "tally": f"""
@@ -162,6 +163,9 @@ _TABLES = {
         SELECT run, at, serial, kind, outcome, station, slot FROM (SELECT *, row_number()
             OVER (PARTITION BY serial, kind ORDER BY at, run) AS nth FROM tally
             WHERE kind <> 'golden' AND outcome IN ('PASS', 'FAIL')) AS counted WHERE nth > 1""",
+    "order_units": """
+        INSERT INTO order_units (order_number, serial)
+        SELECT DISTINCT order_number, serial FROM tally WHERE kind <> 'production'""",
     "runs": """
         INSERT INTO runs (id, slot, operator, product, station, software, config_hash, profile_hash, token, simulated,
             started_at)

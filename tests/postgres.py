@@ -116,9 +116,11 @@ class Postgres:
             connect_timeout=5,
         )
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+    def cpu_s(self) -> float:
+        """What it used, its children that ended included (proc(5): utime, stime, cutime, cstime)."""
+        assert self._process is not None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
     def kill(self) -> None:
         """As a power cut ends it."""

@@ -321,6 +321,8 @@ def test_the_statistics_are_those_of_the_books() -> None:
     assert fisher(1, 9, 11, 3) == pytest.approx(0.0027594561852200836)
     assert fisher(8, 2, 1, 5) == pytest.approx(0.03496503496503495)
     assert fisher(0, 5, 0, 9) == pytest.approx(1.0)
+    # A year's: every table of 48,000 added up one by one gave this.
+    assert fisher(1000, 47_000, 195_000, 9_700_000) == pytest.approx(0.07822192474148378, rel=1e-9)
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert wilson(0, 10)[1] == pytest.approx(0.2775, abs=1e-4)
     assert percentile({10: 1, 20: 18, 500: 1}, 0.95) == 20

@@ -6,12 +6,14 @@ do); S. Holm 1979 (step-down); W. A. Shewhart 1931 (p-chart, three sigma; Wester
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, lgamma, sqrt
 from typing import Final
 
-_ALIKE: Final = 1 + 1e-7  # tables as likely as the one seen, but for rounding
+_ALIKE: Final = 1e-7  # tables as likely as the one seen, but for rounding
+_NOTHING: Final = 1e-17
 _RUN_OF: Final = 8
 
 
@@ -25,9 +27,26 @@ def fisher(bad: int, good: int, bad_elsewhere: int, good_elsewhere: int) -> floa
     def chance(count: int) -> float:
         return _ways(here, count) + _ways(elsewhere, bads - count) - whole
 
-    seen = exp(chance(bad)) * _ALIKE
+    # The chances rise to the likeliest table and fall after it: those no likelier than the one seen are two tails, of
+    # which only the beginnings weigh anything. A year's slot has 50,000 runs: too many tables to add one by one.
     lowest, highest = max(0, bads - elsewhere), min(here, bads)
-    return min(1.0, sum(p for count in range(lowest, highest + 1) if (p := exp(chance(count))) <= seen))
+    likeliest = (here + 1) * (bads + 1) // (here + elsewhere + 2)
+    seen = chance(bad) + _ALIKE
+    if chance(likeliest) <= seen:
+        return 1.0
+    left = lowest + bisect_right(range(lowest, likeliest), seen, key=chance) - 1
+    right = likeliest + bisect_left(range(likeliest, highest + 1), -seen, key=lambda count: -chance(count))
+    return min(1.0, _tail(map(chance, range(left, lowest - 1, -1))) + _tail(map(chance, range(right, highest + 1))))
+
+
+def _tail(chances: Iterable[float]) -> float:
+    """The sum of chances, given as logarithms and falling, as far as it is one."""
+    whole = 0.0
+    for one in map(exp, chances):
+        whole += one
+        if one <= whole * _NOTHING:
+            break
+    return whole
 
 
 def _ways(of: int, count: int) -> float:
