@@ -14,11 +14,12 @@ import sqlalchemy as sa
 
 from station.config.report import Report
 from station.faults import Blame, Fault
-from station.ledger.schema import order_closures, orders, steps, tally
+from station.ledger.schema import order_closures, orders, tally
 from station.model import OrderKind, Outcome, Step
 from station.yields.cells import Cell
 from station.yields.scope import DONE, Query, Scope, natural
 from station.yields.stats import percentile
+from station.yields.steps import durations
 from station.yields.window import Span, common, joined, seconds, without
 
 _WORK = (OrderKind.PRODUCTION, OrderKind.REWORK)
@@ -59,17 +60,7 @@ class Lost:
 
 def cycles(connection: sa.Connection, scope: Scope, settings: Report) -> list[Cycle]:
     """Each step that ended without a fault, in the order of a run; then the whole of the runs that were done."""
-    whole_ms = sa.cast(sa.func.round(steps.c.duration_ms), sa.BigInteger)
-    query: Query = (
-        sa.select(steps.c.step, whole_ms, sa.func.count())
-        .select_from(tally)
-        .join(steps, steps.c.run == tally.c.run)
-        .where(*scope.real(*_WORK), steps.c.fault.is_(None))
-        .group_by(steps.c.step, whole_ms)
-    )
-    taken: dict[str, Counter[int]] = defaultdict(Counter)
-    for step, ms, count in connection.execute(query):
-        taken[step][ms] += count
+    taken = durations(connection, scope)
     targets = settings.targets
     known = [step.value for step in Step]
     found = [
@@ -77,8 +68,9 @@ def cycles(connection: sa.Connection, scope: Scope, settings: Report) -> list[Cy
         for name in sorted(taken, key=lambda name: known.index(name) if name in known else len(known))
     ]
     run_ms = sa.cast(sa.func.round(tally.c.duration_ms), sa.BigInteger)
-    query = sa.select(run_ms, sa.func.count()).where(*scope.real(*_WORK), tally.c.outcome.in_(DONE)).group_by(run_ms)
-    whole = Counter(dict(connection.execute(query).all()))
+    done = [*scope.real(*_WORK), tally.c.outcome.in_(DONE)]
+    query: Query = sa.select(run_ms, sa.func.count()).where(*done).group_by(run_ms)
+    whole: Counter[int] = Counter(dict(connection.execute(query).all()))
     return [*found, _cycle(None, whole, targets.cycle_s)] if whole else found
 
 

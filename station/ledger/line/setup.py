@@ -39,6 +39,9 @@ CREATE TABLE IF NOT EXISTS line_sources (station text NOT NULL, epoch text NOT N
 CREATE TABLE IF NOT EXISTS line_claims (
     kind text NOT NULL, value text NOT NULL, says text NOT NULL, run text NOT NULL, station text NOT NULL,
     PRIMARY KEY (kind, value));
+CREATE TABLE IF NOT EXISTS line_step_days (day text PRIMARY KEY, runs bigint NOT NULL);
+CREATE TABLE IF NOT EXISTS line_step_times (
+    day text NOT NULL, step text NOT NULL, ms bigint NOT NULL, count bigint NOT NULL, PRIMARY KEY (day, step, ms));
 """
 
 # pg_temp is last in each: unnamed it would be first, and a station's temporary table would stand before ours
@@ -102,6 +105,30 @@ $$;
 CREATE OR REPLACE TRIGGER line_retest AFTER INSERT ON tally FOR EACH ROW
     WHEN (NEW.serial IS NOT NULL AND NOT NEW.simulated AND NEW.kind <> 'golden' AND NEW.outcome IN ('PASS', 'FAIL'))
     EXECUTE FUNCTION line_retest();
+
+-- How long the steps of a day (UTC) took, in a twentieth of the rows, for a year's report: a day a call, the next that
+-- has a run and ended a day ago. A run that comes later is not in it, and the report sees that: it believes a day whose
+-- runs are still as many as were counted here (`station.yields.steps`); first, so that one that comes between is seen.
+CREATE OR REPLACE FUNCTION line_sum_steps() RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
+$$
+DECLARE
+    this text;
+    ends text;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('line_sum_steps', 0)) THEN RETURN NULL; END IF;
+    SELECT left(t.at, 10) INTO this FROM tally t
+        WHERE t.at >= coalesce((SELECT max(d.day) || 'T99' FROM line_step_days d), '') ORDER BY t.at LIMIT 1;
+    ends := to_char(this::date + 1, 'YYYY-MM-DD');
+    IF this IS NULL OR ends::date > (now() AT TIME ZONE 'UTC')::date - 1 THEN RETURN NULL; END IF;
+    INSERT INTO line_step_days SELECT this, count(*) FROM tally t WHERE t.at >= this AND t.at < ends;
+    INSERT INTO line_step_times
+        SELECT this, s.step, CAST(round(s.duration_ms) AS bigint), count(*) FROM tally t JOIN steps s ON s.run = t.run
+        WHERE t.at >= this AND t.at < ends AND NOT t.simulated AND t.kind IN ('production', 'rework')
+            AND s.fault IS NULL GROUP BY 2, 3;
+    RETURN this;
+END
+$$;
 
 -- A block of an order for the asking station. The order's row is the lock: of all stations that ask at once, one counts
 -- and takes at a time, so what is given out never exceeds the quantity. The same id gives the same answer again.
@@ -174,7 +201,7 @@ def _grant(connection: sa.Connection) -> None:
         "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC",
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
         f"REVOKE TEMPORARY ON DATABASE {_database(connection)} FROM PUBLIC",
-        f"GRANT EXECUTE ON FUNCTION line_me, line_lease TO {WRITERS}",
+        f"GRANT EXECUTE ON FUNCTION line_me, line_lease, line_sum_steps TO {WRITERS}",
         f"GRANT SELECT ON line_passes, line_schema, line_sources TO {WRITERS}",
         f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {READERS}",
     ]

@@ -93,7 +93,7 @@ class LineSync(threading.Thread):
             self._post(self.state.synced_at, self.state.fault, self.state.detail)
 
     def round(self) -> None:
-        """Everything once: push what is new, learn what is new, lease what is needed.
+        """Everything once: push what is new, learn what is new, lease what is needed; have the server sum up a day.
 
         Raises:
             FaultError: `LINE_AWAY`, `LINE_SETUP`, `LINE_FORKED`, `SIMULATION_MIXED`, `LEDGER_DOWN`.
@@ -113,6 +113,8 @@ class LineSync(threading.Thread):
         self.push()
         with self._server.transaction() as server:
             self._seen(server)
+        with self._server.transaction() as server:
+            server.execute(sa.text("SELECT line_sum_steps()"))
         if self.state.fault is not None or self.state.synced_at is None:
             log.info("in touch with the line's server")
         self._post(datetime.now(UTC), None)
