@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from station.faults import Fault, FaultError
-from station.model import ChainForm, KeyProof, PrivateKey
+from station.model import ChainForm, KeyProof, KeyType, PrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,25 @@ class Credentials:
         return self.private_key.private_bytes(encoding, PrivateFormat.PKCS8, NoEncryption())
 
 
+# PKCS #8 in DER (RFC 5958) with the public key, and with every number of an RSA key at its longest (RFC 8017, A.1.2).
+_KEY_DER: Final = {
+    KeyType.P256: 138,
+    KeyType.P384: 185,
+    KeyType.RSA2048: 1220,
+    KeyType.RSA3072: 1796,
+    KeyType.RSA4096: 2377,
+}
+
+
+def longest_key(kind: KeyType, *, der: bool) -> int:
+    """The most bytes of `Credentials.key_text` for a key of this type."""
+    size = _KEY_DER[kind]
+    encoded = -(-size // 3) * 4
+    return (
+        size if der else encoded + -(-encoded // 64) + len("-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n")
+    )
+
+
 def _pem(piece: tuple[x509.Certificate, ...]) -> bytes:
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in piece)
 
@@ -96,6 +116,11 @@ def chosen_roots(roots: bytes, names: tuple[str, ...]) -> bytes:
     if missing := [name for name in names if name not in known]:
         raise FaultError(Fault.CONFIG, f"no server root is called {missing[0]!r}; there are {', '.join(sorted(known))}")
     return _pem(tuple(known[name] for name in names))
+
+
+def root_ders(roots: bytes) -> list[bytes]:
+    """Each certificate of ``roots`` (PEM) as DER, in their order."""
+    return [one.public_bytes(Encoding.DER) for one in x509.load_pem_x509_certificates(roots)]
 
 
 def _common_name(certificate: x509.Certificate) -> str:
@@ -129,7 +154,8 @@ class Evidence:
 
     ``chain`` has a `Held` for each place (`Credentials.pieces`); it is empty where the unit holds no chain. ``key`` is
     a signature over `possession_message` (ECDSA as DER, or PKCS #1 v1.5, with SHA-256), or a digest of the key that
-    was installed; None where the family can show neither. ``roots`` is None where the family does not show them.
+    was installed; None where the family can show neither. ``roots`` is None where the family does not show them; in
+    DER they are one behind the other.
     """
 
     chain: tuple[Held, ...]
@@ -157,7 +183,8 @@ def examine(evidence: Evidence, credentials: Credentials, nonce: bytes) -> KeyPr
     for place, held in enumerate(evidence.chain):
         _same("chain", held, credentials.texts(der=held.der)[place])
     if evidence.roots is not None:
-        _same("server roots", evidence.roots, credentials.server_roots)
+        roots = credentials.server_roots
+        _same("server roots", evidence.roots, b"".join(root_ders(roots)) if evidence.roots.der else roots)
     match evidence.key:
         case None:
             return KeyProof.UNPROVEN

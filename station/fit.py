@@ -12,7 +12,7 @@ from station.boards import family
 from station.boards.images import reviewed
 from station.ca import CertificateAuthority, load_ca_certificate
 from station.config import Config
-from station.credentials import Credentials, chosen_roots
+from station.credentials import Credentials, chosen_roots, longest_key
 from station.family import Limits
 from station.faults import Fault, FaultError
 from station.model import FirstContact, KeyOrigin, Product
@@ -38,7 +38,7 @@ def check(config: Config) -> None:
         for text in misfits(product, family(product.driver).limits(product.options), authority.largest(product), roots)
     ]
     for product in config.products.values():
-        found += [f"{product.name}: {text}" for text in _images(product)]
+        found += [f"{product.name}: {text}" for text in (*_images(product), *_endpoint(product, config.aws.endpoint))]
         found += [f"{product.name}: its certificate {text}" for text in authority.try_out(product)]
     if found:
         raise FaultError(Fault.PRODUCT_UNFIT, "; ".join(found))
@@ -50,6 +50,13 @@ def _images(product: Product) -> Iterator[str]:
             reviewed(image)
         except FaultError as error:
             yield error.detail
+
+
+def _endpoint(product: Product, endpoint: str) -> Iterator[str]:
+    """A family that writes the endpoint into its boards names it in its options."""
+    named = getattr(product.options, "endpoint", None)
+    if named is not None and named != endpoint:
+        yield f"the option `endpoint` is {named}, and the station's boards register at {endpoint} (`aws.endpoint`)"
 
 
 def misfits(
@@ -76,6 +83,11 @@ def misfits(
     if product.images and not limits.flashes:
         yield f"{product.driver} writes no firmware images"
     yield from _too_long(product, limits, Credentials(chain, b"", None, product.chain_form))
+    if product.key_origin is KeyOrigin.STATION and limits.place_bytes is not None:
+        length = longest_key(product.key_type, der=limits.der)
+        if length > limits.place_bytes:
+            room = f"{limits.place_bytes} of {product.driver}{_lifted(limits)}"
+            yield f"a key of up to {length} bytes does not fit the {room}"
     if roots is not None:
         yield from _roots(product, limits, roots)
 
@@ -98,8 +110,12 @@ def _roots(product: Product, limits: Limits, roots: bytes) -> Iterator[str]:
         )
 
 
+def _lifted(limits: Limits) -> str:
+    return f"; lifted by {limits.lifted_by}" if limits.lifted_by else ""
+
+
 def _too_long(product: Product, limits: Limits, credentials: Credentials) -> Iterator[str]:
-    lifted = f"; lifted by {limits.lifted_by}" if limits.lifted_by else ""
+    lifted = _lifted(limits)
     sizes = [len(text) for text in credentials.texts(der=limits.der)]
     if limits.place_bytes is not None and max(sizes) > limits.place_bytes:
         yield f"a chain of up to {max(sizes)} bytes does not fit the {limits.place_bytes} of {product.driver}{lifted}"

@@ -61,6 +61,7 @@ class BoardContract:
     form = ChainForm.LEAF_CA
     options: Any = None
     dials = True
+    roots = True  # whether the family shows after a reset which server roots it holds
     proofs: ClassVar = dict.fromkeys(KeyOrigin, KeyProof.SIGNED)  # how the family shows its key
 
     @pytest.fixture
@@ -128,6 +129,7 @@ class BoardContract:
         nonce = secrets.token_bytes(32)
         evidence = board.inspect(nonce)
         assert examine(evidence, credentials, nonce) is self.proofs[origin]
+        assert (evidence.roots is not None) is self.roots
         other = replace(credentials, chain=(credentials.chain[1], credentials.chain[1]))
         with pytest.raises(FaultError):
             examine(evidence, other, nonce)

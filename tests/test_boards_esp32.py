@@ -47,6 +47,7 @@ class TestContract(BoardContract):
     keys: ClassVar = [(KeyOrigin.STATION, KeyType.P256), (KeyOrigin.STATION, KeyType.RSA2048)]
     proofs: ClassVar = {KeyOrigin.STATION: KeyProof.DIGEST}
     dials = False
+    roots = False  # no place of this partition is for them: they are the firmware's own
     options = BY_WATCHDOG
 
     @pytest.fixture
@@ -104,6 +105,8 @@ def test_the_integrity_entry_guards_against_a_lost_entry() -> None:
     whole = build([first, second], 0x1000)
     with pytest.raises(ValueError, match="integrity"):
         parse(whole[len(entry(1, b"first")) :])
+    with pytest.raises(ValueError, match="no integrity entry"):
+        parse(entry(1, b"first").ljust(0x1000, b"\xff"))
 
 
 # -- chips -----------------------------------------------------------------------------------------------------------

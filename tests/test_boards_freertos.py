@@ -27,6 +27,7 @@ class TestContract(BoardContract):
     """At the speed of 921,600 baud; the key is made on the board."""
 
     driver = FreertosBoard
+    roots = False  # a label holds one of the station's: the driver compares it itself
     serial = chip = "SN-1"
     keys: ClassVar = [(KeyOrigin.BOARD, KeyType.P256)]
     proofs: ClassVar = {KeyOrigin.BOARD: KeyProof.UNPROVEN}
@@ -115,6 +116,18 @@ def test_a_certificate_of_over_2_048_bytes_is_refused_before_anything_is_sent(cl
     small = type(limits)(limits.forms, limits.board_keys, certificate_bytes=300, lifted_by=limits.lifted_by)
     (sentence,) = misfits(made, small, credentials.chain)
     assert "PEM_CERT_MAX_LEN" in sentence
+
+
+def test_settings_that_did_not_stay_are_found_out(cli: Bed) -> None:
+    made = product_of("freertos", {"endpoint": "abc-ats.iot.us-east-1.amazonaws.com"}, **LEAF)
+    board = cli.open(made)
+    assert isinstance(board, FreertosBoard)
+    credentials = certified(board.enroll("SN-1"), made, "SN-1")
+    board.install(credentials)
+    board._set("mqtt_endpoint", "elsewhere.example")
+    board._commit()
+    board.reset()
+    assert "mqtt_endpoint" in refusal(lambda: board.inspect(bytes(32)), Fault.READBACK_DIFFERS)
 
 
 def test_a_fresh_board_gets_a_name_that_stays(cli: Bed, tmp_path: Path) -> None:

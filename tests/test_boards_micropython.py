@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -90,6 +91,27 @@ def test_a_certificate_that_was_written_otherwise_is_not_kept(plug: Plug, tmp_pa
         board.install(of.certified(board.enroll("SN-1")))
     assert error.value.fault is Fault.INSTALL_REFUSED
     assert not (tmp_path / "CHIP-1" / "cert.der").exists()
+    board.close()
+
+
+def test_the_roots_are_read_back_and_none_of_a_former_installation_is_trusted(plug: Plug, tmp_path: Path) -> None:
+    plug()
+    board, of = opened(tmp_path)
+    credentials = of.certified(board.enroll("SN-1"))
+    board.install(replace(credentials, server_roots=credentials.server_roots * 3))
+    board.install(credentials)
+    flash = tmp_path / "CHIP-1"
+    assert sorted(path.name for path in flash.glob("root*")) == ["root0.der"]
+    assert examine(board.inspect(bytes(32)), credentials, bytes(32)) is KeyProof.SIGNED
+    (flash / "root1.der").write_bytes((flash / "root0.der").read_bytes())
+    with pytest.raises(FaultError) as error:
+        examine(board.inspect(bytes(32)), credentials, bytes(32))
+    assert error.value.fault is Fault.READBACK_DIFFERS
+    (flash / "root1.der").unlink()
+    (flash / "root0.der").write_bytes(b"another")
+    with pytest.raises(FaultError) as error:
+        examine(board.inspect(bytes(32)), credentials, bytes(32))
+    assert error.value.fault is Fault.READBACK_DIFFERS
     board.close()
 
 

@@ -22,7 +22,7 @@ from whole_line import MakeStation
 from station.boards import families
 from station.boards.enrollment import enroll_here
 from station.ca import CertificateAuthority
-from station.credentials import Credentials, chosen_roots
+from station.credentials import Credentials, chosen_roots, longest_key
 from station.family import Limits
 from station.faults import Fault
 from station.fit import misfits
@@ -52,6 +52,13 @@ def test_no_certificate_is_longer_than_the_longest(ca: KeyType, unit: KeyType) -
         assert len(longest) - 12 <= len(leaf) <= len(longest)
 
 
+@pytest.mark.parametrize("kind", [KeyType.P256, KeyType.P384, KeyType.RSA2048])
+@pytest.mark.parametrize("der", [True, False])
+def test_no_key_is_longer_than_the_longest(kind: KeyType, *, der: bool) -> None:
+    lengths = [len(Credentials((), b"", make_key(kind), ChainForm.LEAF).key_text(der=der)) for _ in range(4)]
+    assert longest_key(kind, der=der) - 9 <= min(lengths) <= max(lengths) <= longest_key(kind, der=der)
+
+
 def test_what_is_within_every_limit_fits() -> None:
     assert found(product(KeyType.P256), replace(ROOMY, place_bytes=4_000, certificate_bytes=1_000)) == []
 
@@ -70,6 +77,11 @@ def test_what_is_within_every_limit_fits() -> None:
         ({"images": (Image(Path("a"), 0, "0" * 64),)}, {}, "writes no firmware"),
         ({}, {"place_bytes": 767, "lifted_by": "CONFIG_BUF_SIZE"}, "lifted by CONFIG_BUF_SIZE"),
         ({"chain_form": ChainForm.LEAF}, {"certificate_bytes": 256}, "does not fit the 256"),
+        (
+            {"key_origin": KeyOrigin.STATION, "key_type": KeyType.RSA4096, "chain_form": ChainForm.LEAF},
+            {"place_bytes": 3_069, "lifted_by": "CONFIG_BUF_SIZE"},
+            "a key of up to 3276 bytes does not fit the 3069 of console; lifted by CONFIG_BUF_SIZE",
+        ),
     ],
 )
 def test_each_misfit_is_named(changes: dict[str, Any], limits: dict[str, Any], text: str) -> None:
@@ -129,6 +141,18 @@ def test_a_station_whose_product_does_not_fit_starts_not_and_its_check_says_why(
         assert "py: micropython takes no rsa4096 key made by the station (it takes: p256, p384, rsa2048)" in said
         assert "py: micropython holds no chain of the form leaf+ca (it holds: leaf)" in said
         assert "gateway: linux writes no firmware images" in said
+
+
+def test_an_endpoint_that_goes_into_boards_is_the_station_s(make_station: MakeStation) -> None:
+    station = make_station()
+    odd = station.products["console-board-key"]
+    leaf, options = {**odd["certificate"], "chain": "leaf"}, {"endpoint": "other-ats.iot.us-east-1.amazonaws.com"}
+    station.products["rtos"] = {**odd, "driver": "freertos", "certificate": leaf, "options": options}
+    station.write_config()
+    with pytest.raises(
+        LineError, match=r"rtos: the option `endpoint` is other-ats\.iot\.us-east-1\.amazonaws\.com, and"
+    ):
+        station.run("config", "check")
 
 
 def test_each_family_has_its_product_file_and_its_page_and_is_loaded_only_when_it_is_named() -> None:

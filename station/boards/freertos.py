@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 import secrets
+from functools import partial
 from typing import Annotated, Final
 
 from cryptography import x509
@@ -57,6 +58,7 @@ class FreertosBoard(CommandLine):
         self._echoes = True
         self._renamed: dict[str, str] = {}  # thing names that this run gave, with the serial behind each
         self._root: bytes | None = None
+        self._settings: dict[str, str] = {}
 
     def identify(self) -> Unit:
         """The thing name, as serial and as chip id: the command line tells nothing else of the board.
@@ -104,7 +106,7 @@ class FreertosBoard(CommandLine):
         self._restart(b"reset\r\n")
 
     def inspect(self, _nonce: bytes) -> Evidence:
-        """Read the leaf back, and see that the public key that the board shows is the leaf's.
+        """Read the leaf back; see that the settings stayed, and that the public key that the board shows is the leaf's.
 
         The root is compared here: the sequence would compare all of the station's with the one that a label holds.
 
@@ -118,6 +120,9 @@ class FreertosBoard(CommandLine):
             if root != self._root:
                 fault = Fault.NOT_PERSISTENT if root is None else Fault.READBACK_DIFFERS
                 raise FaultError(fault, "the server root is not what was installed")
+        for key, value in self._settings.items():
+            if self._again(partial(self._configured, key)) != value:
+                raise FaultError(Fault.READBACK_DIFFERS, f"{key} is not what was committed")
         if self._again(lambda: self._pem("pki export key", "PUBLIC KEY")) != _key_of(leaf):
             raise FaultError(Fault.KEY_UNPROVEN, "the public key that the board shows is not that of its certificate")
         return Evidence((Held(leaf, der=True),), None)
@@ -144,6 +149,7 @@ class FreertosBoard(CommandLine):
         wanted = {"thing_name": subject}
         if self._options.endpoint is not None:
             wanted["mqtt_endpoint"] = self._options.endpoint
+        self._settings = wanted
         changed = {key: value for key, value in wanted.items() if self._configured(key) != value}
         for key, value in changed.items():
             self._set(key, value)

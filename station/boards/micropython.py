@@ -15,17 +15,14 @@ import hashlib
 import re
 import time
 import zlib
-from collections.abc import Iterator
 from importlib.resources import files
 from typing import Annotated, Final, Literal
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, ConfigDict, Field
 
 from station.boards.enrollment import enroll_here
 from station.boards.wire import Wire, plain
-from station.credentials import Credentials, Enrollment, Evidence, Held, possession_message
+from station.credentials import Credentials, Enrollment, Evidence, Held, possession_message, root_ders
 from station.family import Family, Limits
 from station.faults import Fault, FaultError, printable
 from station.interfaces import Stop
@@ -107,10 +104,13 @@ class MicroPythonBoard:
     def install(self, credentials: Credentials) -> None:
         """Write roots, key (where the station made it) and leaf, each into a new file that is then renamed.
 
-        The TLS of MicroPython takes DER, and of a chain it sends the leaf alone: hence chain form ``leaf``.
+        The TLS of MicroPython takes DER, and of a chain it sends the leaf alone: hence chain form ``leaf``. Of roots it
+        trusts whichever stand there: those that a former installation had more are removed.
         """
-        for name, root in self._roots(credentials.server_roots):
-            self._put(name, root)
+        roots = root_ders(credentials.server_roots)
+        for index, root in enumerate(roots):
+            self._put(self._path(f"{self._options.root}{index}.der"), root)
+        self._call("files", _SHORT_S, "drop", self._path(self._options.root), len(roots))
         if credentials.private_key is not None:
             with self._wire.private("the unit's private key"):
                 self._put(self._path(self._options.key), credentials.key_text(der=True))
@@ -129,17 +129,19 @@ class MicroPythonBoard:
         if leaf is None:
             return Evidence((), None)
         chain = (Held(leaf, digest=True, der=True),)
+        roots = Held(self._root_row()[1], digest=True, der=True)
         key = self._path(self._options.key)
         if self._product.key_origin is KeyOrigin.STATION:
             found = self._digest(key)
-            return Evidence(chain, None if found is None else Held(found, digest=True, der=True))
+            return Evidence(chain, None if found is None else Held(found, digest=True, der=True), roots)
         message = base64.b64encode(possession_message(nonce)).decode()
         (proof,) = self._call("keys", _LONG_S, "prove", key, message)
-        return Evidence(chain, _decoded(proof))
+        return Evidence(chain, _decoded(proof), roots)
 
     def dial(self, call: Call) -> Ending:
         """Have the board connect with what it stored. Raises also `Fault.UNIT_CANNOT_DIAL`."""
-        names = [self._path(f"{self._options.root}{index}.der") for index in range(self._root_count())]
+        # Counted there: a retest may dial without having installed anything.
+        names = [self._path(f"{self._options.root}{index}.der") for index in range(self._root_row()[0])]
         arguments = (
             self._path(self._options.certificate),
             self._path(self._options.key),
@@ -180,16 +182,12 @@ class MicroPythonBoard:
     def _path(self, name: str) -> str:
         return f"{self._options.folder.rstrip('/')}/{name}"
 
-    def _roots(self, pem: bytes) -> Iterator[tuple[str, bytes]]:
-        for index, root in enumerate(x509.load_pem_x509_certificates(pem)):
-            yield self._path(f"{self._options.root}{index}.der"), root.public_bytes(Encoding.DER)
-
-    def _root_count(self) -> int:
-        """How many roots stand there in a row: a retest may dial without having installed anything."""
-        count = 0
-        while count < _ROOTS_MAX and self._digest(self._path(f"{self._options.root}{count}.der")) is not None:
-            count += 1
-        return count
+    def _root_row(self) -> tuple[int, bytes]:
+        """How many roots stand there in a row, and the SHA-256 of all of them."""
+        words = self._call("files", _LONG_S, "row", self._path(self._options.root), _ROOTS_MAX + 1)
+        if len(words) != 2 or not re.fullmatch(r"[0-9]{1,3}", words[0]) or not re.fullmatch(r"[0-9a-f]{64}", words[1]):
+            raise FaultError(Fault.UNIT_GARBLED, "the digest of the roots is none")
+        return int(words[0]), bytes.fromhex(words[1])
 
     def _put(self, name: str, content: bytes) -> None:
         """One file in checked pieces: whole and hashed under another name first, then renamed."""

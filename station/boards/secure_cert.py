@@ -74,11 +74,11 @@ def parse(partition: bytes) -> list[Entry]:
     """The entries of a partition as read back, up to the first that is none; the integrity entry checked and left out.
 
     Raises:
-        ValueError: for a CRC or an integrity entry that is wrong, an entry cut off by the end, or anything but erased
-            flash behind the last one.
+        ValueError: for a CRC or an integrity entry that is wrong, none behind the last entry, an entry cut off by the
+            end, or anything but erased flash behind the last one.
     """
     found: list[Entry] = []
-    at = 0
+    at, whole = 0, True
     while at + _HEAD.size <= len(partition):
         magic, _, kind, _, length = _HEAD.unpack_from(partition, at)
         if magic != _MAGIC:
@@ -93,7 +93,9 @@ def parse(partition: bytes) -> list[Entry]:
             found.append(Entry(kind, data))
         elif data != hashlib.sha256(partition[:at]).digest():
             raise ValueError("the integrity entry is not of what stands before it")
-        at = end
+        at, whole = end, kind == EntryType.INTEGRITY
+    if not whole:
+        raise ValueError("no integrity entry stands behind the last entry")
     if partition[at:].strip(b"\xff"):
         raise ValueError(f"the flash behind the last entry, from byte {at} on, is not erased")
     return found

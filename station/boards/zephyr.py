@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from station.boards.command_line import CommandLine, LostError
 from station.boards.csr import mended
 from station.boards.enrollment import EVERY_KEY, enroll_here
-from station.credentials import Credentials, Enrollment, Evidence, Held
+from station.credentials import Credentials, Enrollment, Evidence, Held, longest_key
 from station.family import Family, Limits
 from station.faults import Fault, FaultError
 from station.interfaces import Stop
@@ -110,11 +110,14 @@ class ZephyrBoard(CommandLine):
         Raises also `Fault.PRODUCT_UNFIT`, before anything is sent, `Fault.INSTALL_REFUSED`, `Fault.NOT_PERSISTENT`.
         """
         (chain,) = credentials.texts()
-        for what, text in (("the chain", chain), ("the server roots", credentials.server_roots)):
-            if len(text) > self._options.room:
+        lengths = {"the chain": len(chain), "the server roots": len(credentials.server_roots)}
+        if credentials.private_key is not None:
+            lengths["a key"] = longest_key(self._product.key_type, der=False)
+        for what, length in lengths.items():
+            if length > self._options.room:
                 raise FaultError(
                     Fault.PRODUCT_UNFIT,
-                    f"{what} of {len(text)} bytes is {-(-len(text) // 3) * 4} of base64, and the buffer holds"
+                    f"{what} of {length} bytes is {-(-length // 3) * 4} of base64, and the buffer holds"
                     f" {self._options.buffer_bytes - 1}; lifted by {_LIFTED}",
                 )
         self._store(_ROOTS, credentials.server_roots)
@@ -235,8 +238,10 @@ class ZephyrBoard(CommandLine):
         if len(lines) != int(found[1]):
             raise LostError(f"cred list tells {len(lines)} of {int(found[1])} credentials")
         held = {}
-        for _, kind, digest, error in lines:
+        for tag, kind, digest, error in lines:
             name = kind.decode("ascii")
+            if int(tag) != self._options.sec_tag:
+                continue
             if int(error) == 0:
                 held[name] = Held(_decoded(digest), digest=True, ending=b"\0")
             elif name in {_ROOTS, _CHAIN}:
