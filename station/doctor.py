@@ -254,27 +254,35 @@ class Doctor:
             ", ".join(f"{number}: {units}" for number, units in left) or "nothing"
         )
         try:
-            found = standing.ask(
-                settings, ledger, self._config.station, simulated=self._config.simulate, limit_s=_LINE_S
-            )
+            said = self._daemons_word()
+            if said is None:
+                found = standing.ask(
+                    settings, ledger, self._config.station, simulated=self._config.simulate, limit_s=_LINE_S
+                )
+                seen = f"{found.seen_at:%Y-%m-%d %H:%M:%S %Z}" if found.seen_at else "never"
+                said = f"the line's server takes this station; last sync {seen}, {found.backlog} records not there yet"
         except FaultError as error:
             if error.fault is not Fault.LINE_AWAY:
                 raise
-            text = f"{error.detail}{self._away()}; {here}"
+            text = f"{error.detail}; {here}"
             if left and not any(units for _, units in left):
                 raise FaultError(Fault.LEASE_SPENT, text) from error
             raise _Warning(text, Fault.LINE_AWAY) from error
-        seen = f"{found.seen_at:%Y-%m-%d %H:%M:%S %Z}" if found.seen_at else "never"
-        return f"the line's server takes this station; last sync {seen}, {found.backlog} records not there yet; {here}"
+        return f"{said}; {here}"
 
-    def _away(self) -> str:
-        """Since when, and how much waits, by the daemon's word where it runs."""
+    def _daemons_word(self) -> str | None:
+        """What the daemon says, who asks the server all the time; None where it does not run or knows nothing yet."""
         try:
             link = Control(self._config.runtime / "control.sock").status()["line"]
         except FaultError:
-            return ""
-        since = f", unreachable since {link['since'][:19]} UTC" if link["fault"] else ""
-        return f"{since}, last sync {(link['synced_at'] or 'never')[:19]}, {link['backlog']} records kept here for it"
+            return None
+        synced = f"{link['synced_at'][:19]} UTC" if link["synced_at"] else "never"
+        if link["fault"]:
+            text = f"{link['detail']}, unreachable since {link['since'][:19]} UTC, last sync {synced}"
+            raise FaultError(Fault(link["fault"]), f"{text}, {link['backlog']} records kept here for it")
+        if not link["synced_at"]:
+            return None
+        return f"in touch with the line; last sync {synced}, {link['backlog']} records not there yet"
 
     def _health(self, limit_s: float = _PATIENCE_S) -> health.Health | None:
         path = self._config.state / "ledger.sqlite"

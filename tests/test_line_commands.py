@@ -26,6 +26,9 @@ from station.doctor import Doctor, Finding, Level, examine
 from station.faults import Fault, FaultError
 from station.ledger import SqliteLedger
 from station.ledger.backup import backup
+from station.service import SlotService
+from station.status import LineLink, StatusBoard
+from station.web import ControlServer, application
 
 if TYPE_CHECKING:
     from station.config import Config
@@ -222,6 +225,34 @@ def test_away_from_the_server_the_doctor_says_what_may_still_be_built(line: Line
         whole_run(asked.ledger, unit(f"SN-{number}"))
     found = asked.line()
     assert (found.level, found.fault) == (Level.BAD, Fault.LEASE_SPENT)
+
+
+def test_a_daemon_at_work_tells_the_doctor_how_it_stands_with_the_line(asked: Asked, tmp_path: Path) -> None:
+    asked.configured.line = no_server(asked.configured.line or plain())  # who asks the server itself finds none
+    status = StatusBoard("s1", (), simulated=False)
+    asked.configured.runtime.mkdir()
+    slots = SlotService(tmp_path / "out.json", ())
+    server = ControlServer(
+        application(status, asked.ledger, frozenset(), slots), asked.configured.runtime / "control.sock"
+    )
+    server.start()
+    at = datetime(2026, 11, 26, 5, 0, tzinfo=UTC)
+    try:
+        status.post_line(LineLink())
+        assert asked.line().fault is Fault.LINE_AWAY  # the daemon does not know yet
+        status.post_line(LineLink(at, 7))
+        good = asked.line()
+        assert (good.level, good.text[:52]) == (Level.GOOD, "in touch with the line; last sync 2026-11-26T05:00:0")
+        assert "7 records not there yet; may still be built without it: WO-1: 3" in good.text
+        status.post_line(LineLink(at, 9, fault=Fault.LINE_AWAY, detail="no route", since=at))
+        away = asked.line()
+        assert (away.level, away.fault) == (Level.WARN, Fault.LINE_AWAY)
+        assert away.text.startswith(
+            "no route, unreachable since 2026-11-26T05:00:00 UTC, last sync 2026-11-26T05:00:00"
+        )
+        assert "9 records kept here for it; may still be built without it: WO-1: 3" in away.text
+    finally:
+        server.stop()
 
 
 def test_the_doctor_names_what_keeps_the_line_from_taking_this_station(line: Line, asked: Asked) -> None:

@@ -133,9 +133,9 @@ def test_two_stations_build_one_order_through_a_cut_and_never_one_unit_too_many(
     assert [a.run(f"SN-{number}")["outcome"] for number in (2, 3)] == ["PASS", "PASS"]
     assert [b.run(f"SN-{number}")["outcome"] for number in (3, 4)] == ["PASS", "PASS"]
     assert [a.run("SN-5")["fault"], b.run("SN-6")["fault"]] == ["O510", "O510"]
-    waits = hall.missing(hall.a)
-    assert waits > 0
-    wait_for("A's word of it", lambda: link(hall.a)["backlog"] == waits)
+    waits = wait_for(
+        "A's word of what waits", lambda: hall.missing(hall.a) == (told := link(hall.a)["backlog"]) and told
+    )
     said = hall.a.run("status")
     assert "line: out of touch since" in said
     assert f"records kept here for it: {waits}; may still be built: WO-1: 0. Check the network cable." in said
@@ -155,7 +155,7 @@ def test_two_stations_build_one_order_through_a_cut_and_never_one_unit_too_many(
     # Mended: everything is there, once; and B knows what A built meanwhile.
     hall.network.mend()
     wait_for("the backlog's end", lambda: in_touch(hall.a) and in_touch(hall.b))
-    assert (hall.missing(hall.a), hall.missing(hall.b)) == (0, 0)
+    wait_for("every link to be there", lambda: hall.missing(hall.a) == hall.missing(hall.b) == 0)
     passed = "SELECT i.serial, t.station FROM tally t JOIN identified i ON i.run = t.run WHERE t.outcome = 'PASS'"
     assert sorted(hall.rows(passed)) == [
         ("SN-1", "line-a"),
