@@ -771,6 +771,17 @@ def test_a_server_that_is_not_there_is_away(line: Line, make_stations: MakeStati
     assert refused(line.sync(one, "s1", port, deadline_s=1.0).round) is Fault.LINE_AWAY
 
 
+def test_one_stations_time_that_is_none_keeps_no_station_out_of_touch(line: Line, pair: Pair) -> None:
+    one, first, two, second = pair
+    whole_run(one, unit("SN-1"))
+    first.round()
+    line.rows("UPDATE tally SET at = '0-no-time' RETURNING 1")
+    whole_run(two, unit("SN-2"))
+    second.round()
+    assert second.state.fault is None
+    assert line.rows("SELECT count(*) FROM tally") == [(2,)]
+
+
 @pytest.mark.parametrize(("version", "do"), [("0001", "station line init"), ("9999", "install the newer software")])
 def test_a_line_of_other_software_is_told_what_to_do(
     line: Line, make_stations: MakeStations, version: str, do: str
