@@ -31,7 +31,7 @@ def _go(file: Path, writes: int, *, undo: bool) -> int:
         real(path, content, mode)
 
     journal.write_whole = cut
-    people = People("Lan", lambda _: None, lambda _: False)
+    people = People("Lan", lambda _: None, lambda *_: False)
     act = load_ceremony(file)
     if undo:
         ceremony.undo(act, file, people)

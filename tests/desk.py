@@ -121,7 +121,7 @@ class Desk:
         pem.unlink()
 
     def people(self) -> People:
-        return People("Lan", self.said.append, lambda _: self.destroyed, ("Minh",))
+        return People("Lan", self.said.append, lambda *_: self.destroyed, ("Minh",))
 
     def ca(self) -> x509.Certificate:
         return load_ca_certificate(self.folder / "ca.pem")

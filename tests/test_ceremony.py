@@ -89,7 +89,7 @@ def test_an_output_that_somebody_makes_during_the_act_is_not_said_to_be_written(
     def meanwhile(_: str) -> None:
         (desk.folder / "ca.pem").write_text("somebody's")
 
-    theirs = People("Lan", meanwhile, lambda _: False)
+    theirs = People("Lan", meanwhile, lambda *_: False)
     said = refusal(lambda: ceremony.perform(load_ceremony(file), file, theirs), Fault.CEREMONY)
     assert "never overwrites" in said
     (desk.folder / "ca.pem").unlink()

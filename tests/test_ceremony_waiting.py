@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -112,7 +113,7 @@ def test_it_waits_for_open_orders_and_for_units_and_goes_on_when_there_are_none(
     assert performed(desk, act) == 0
     assert desk.described(ca.id) == OUT
     steps = [step["result"] for step in desk.minutes(act)["steps"]]
-    assert "no open order and no PROVISIONED unit waits for it, by 1 ledger(s)" in steps
+    assert "no open order built under it and no PROVISIONED unit waits for it, by 1 ledger(s)" in steps
     assert len(desk.minutes(act)["sittings"]) == 3
 
 
@@ -186,6 +187,30 @@ def test_an_orphan_of_the_old_ca_is_taken_out_of_service_under_it(
     finally:
         outbox.stop()
     assert state(api, orphan) == "INACTIVE"
+
+
+def test_an_order_before_its_first_board_is_asked_about_at_the_prompt(
+    *,
+    desk: Desk,
+    station: SqliteLedger,
+    ca: ProviderCA,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Under which CA its station builds is in no record: a person says it, and --yes is no person."""
+    registered(desk, "registration.json", ca)
+    file = str(desk.write("retire"))
+    assert main(["ceremony", file, "--by", "Lan", "--yes"]) == 4
+    assert "1 open order(s) of which no board was built under it yet: WO-1\n" in capsys.readouterr().out
+    for typed, code in (("", 1), ("no\n", 1), ("y\n", 1), ("yes\n", 4), ("yes\nyes\n", 4)):
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        assert main(["ceremony", file, "--by", "Lan"]) == code, typed
+        assert desk.described(ca.id) == IN_SERVICE
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\nadopted\n"))
+    assert main(["ceremony", file, "--by", "Lan"]) == 0
+    assert desk.described(ca.id) == OUT
+    steps = {step["name"]: step["result"] for step in desk.minutes("retire")["steps"]}
+    assert steps["adopted"] == "Lan confirms that no station builds these under it: WO-1"
 
 
 @pytest.mark.parametrize("before", [IN_SERVICE, ("ACTIVE", "DISABLE"), OUT])

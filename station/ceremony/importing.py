@@ -77,7 +77,7 @@ def _ask_destroyed(act: ImportAct, session: Session) -> None:
     """What the operator says about the file is on record once, whatever it is."""
     if session.journal.stepped("file"):
         return
-    sworn = session.people.confirm(f"Type destroyed when {act.source.key} and every copy of it are: ")
+    sworn = session.people.confirm(f"Type destroyed when {act.source.key} and every copy of it are: ", "destroyed")
     if sworn and act.source.key.exists():
         session.say(f"{act.source.key} is still there; next: shred -u {act.source.key}")
         sworn = False

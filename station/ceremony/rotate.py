@@ -162,12 +162,13 @@ def _put_out(act: RotateAct | RetireAct, registration: Registration, session: Se
 def _nothing_waits(
     act: RotateAct | RetireAct, registration: Registration, registry: CaRegistry, session: Session
 ) -> bool:
-    orders: set[str] = set()
+    orders, others = set[str](), set[str]()
     units: dict[str, str] = {}
     for opened in _records(act):
         with opened as read:
             found = waiting_for(read, registration.ca_certificate_id, simulated=registration.rehearsal)
         orders.update(found.orders)
+        others.update(found.others)
         units.update(found.units)
     if units:  # AWS IoT knows those that have connected since
         for page in registry.certificates_of(registration.ca_certificate_id):
@@ -179,7 +180,19 @@ def _nothing_waits(
         session.say(f"  {len(units)} PROVISIONED unit(s) that have still to register{_some(set(units.values()))}")
         session.say("perform this file again when the orders are closed and the units have connected")
         return False
-    session.step("waits", f"no open order and no PROVISIONED unit waits for it, by {_asked(act)}")
+    if others - orders and not _adopted(others - orders, session):
+        return False
+    session.step("waits", f"no open order built under it and no PROVISIONED unit waits for it, by {_asked(act)}")
+    return True
+
+
+def _adopted(others: set[str], session: Session) -> bool:
+    """What no record tells: whether an order that was not begun under the CA will be; a person says, and it is kept."""
+    session.say(f"{len(others)} open order(s) of which no board was built under it yet{_some(others)}")
+    if not session.people.confirm("Type adopted when every station that builds them has another CA: ", "adopted"):
+        session.say("the CA stays in service; perform this file again, without --yes, when the stations have adopted")
+        return False
+    session.step("adopted", f"{session.people.by} confirms that no station builds these under it{_some(others)}")
     return True
 
 

@@ -21,12 +21,15 @@ from station.hsm.signers import KeyMaker, Signers
 from station.hsm.uri import KeyUri
 from station.model import PublicKey
 
-Confirm = Callable[[str], bool]
+Confirm = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True)
 class People:
-    """Who performs an act, who watches, and how they are spoken to. ``confirm`` asks a person, and is the truth."""
+    """Who performs an act, who watches, and how they are spoken to. ``confirm`` asks a person, and is the truth.
+
+    It is given the question, and the word that means yes.
+    """
 
     by: str
     say: Say

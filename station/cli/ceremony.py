@@ -167,7 +167,7 @@ def _people(arguments: argparse.Namespace) -> People:
         by=arguments.by,
         say=lambda line: print(line, flush=True),
         # --yes answers for the plan, never for what only a person can know.
-        confirm=lambda question: not arguments.yes and _asked(arguments, question, "destroyed"),
+        confirm=lambda question, word: not arguments.yes and _asked(arguments, question, word),
         witnesses=tuple(arguments.witness),
     )
 

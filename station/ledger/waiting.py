@@ -10,15 +10,29 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from station.faults import Fault, FaultError
-from station.ledger.schema import admissions, certificates, closures, issued, ledger, order_closures, outbox, uses
+from station.ledger.schema import (
+    admissions,
+    certificates,
+    closures,
+    issued,
+    ledger,
+    order_closures,
+    orders,
+    outbox,
+    uses,
+)
 from station.ledger.standing import PROVISIONED, Read
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """``orders`` are open and built under the CA; ``units`` (certificate id to serial) ended PROVISIONED under it."""
+    """``orders`` are open and built under the CA; ``units`` (certificate id to serial) ended PROVISIONED under it.
+
+    ``others`` are open, and no board of them was built under it yet: no record tells which CA a station has now.
+    """
 
     orders: tuple[str, ...]
+    others: tuple[str, ...]
     units: dict[str, str]
 
 
@@ -36,7 +50,9 @@ def waiting_for(read: Read, authority: str, *, simulated: bool) -> Waiting:
     with read() as connection:
         if connection.execute(sa.select(ledger.c.simulated)).scalar() is not simulated:
             raise FaultError(Fault.SIMULATION_MIXED, "a ledger that the act names is of the other kind")
-        return Waiting(_orders(connection, authority), _units(connection, authority))
+        built = _orders(connection, authority)
+        others = tuple(number for number in _open(connection) if number not in built)
+        return Waiting(built, others, _units(connection, authority))
 
 
 def _orders(connection: sa.Connection, authority: str) -> tuple[str, ...]:
@@ -50,6 +66,11 @@ def _orders(connection: sa.Connection, authority: str) -> tuple[str, ...]:
         .order_by(admissions.c.order_number)
     )
     return tuple(connection.execute(query).scalars())
+
+
+def _open(connection: sa.Connection) -> list[str]:
+    query = sa.select(orders.c.number).outerjoin(order_closures, order_closures.c.order_number == orders.c.number)
+    return list(connection.scalars(query.where(order_closures.c.order_number.is_(None)).order_by(orders.c.number)))
 
 
 def _units(connection: sa.Connection, authority: str) -> dict[str, str]:
