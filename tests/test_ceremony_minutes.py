@@ -18,7 +18,7 @@ from pkilint.bin import lint_pkix_cert
 
 from station.ca import CertificateAuthority, issuing_certificate, lint, self_signed_root, verification_certificate
 from station.ca.lint import Kind
-from station.ceremony import minutes
+from station.ceremony import People, minutes
 from station.faults import Fault
 from station.model import KeyOrigin, KeyType, Product, Profile
 
@@ -54,14 +54,26 @@ def test_minutes_tell_who_what_when_and_with_what_and_every_change_is_found(desk
         (path.with_suffix(".json"), whole.replace('"by": "Lan"', '"by": "Lam"')),
         (path.with_suffix(".json"), whole.replace('"signature": "M', '"signature": "N')),
         (path.with_suffix(".json"), whole[:-200]),
+        (path.with_suffix(".json"), whole + " "),
+        (path.with_suffix(".json"), whole.replace('"minutes": {', '"minutes":  {')),
     ):
         before = file.read_text()
         assert changed != before
         file.write_text(changed)
         refusal(lambda: minutes.verify(path, public, said.append), Fault.SEAL_INVALID)
         file.write_text(before)
+    raw, file = whole.encode(), path.with_suffix(".json")
+    for at in (*range(0, len(raw), 97), *range(raw.index(b'"seal": {'), len(raw), 5), len(raw) - 8):
+        file.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+        refusal(lambda: minutes.verify(path, public, said.append), Fault.SEAL_INVALID)
+    file.write_bytes(raw)
     (desk.folder / "ca.pem").write_text("another")
     assert "is not what the act wrote" in refusal(lambda: minutes.verify(path, public, said.append), Fault.SEAL_INVALID)
+
+
+def test_who_performs_an_act_does_not_watch_it_too() -> None:
+    said = refusal(lambda: People("Lan", print, lambda *_: False, ("Minh", "lan")), Fault.CEREMONY)
+    assert "the witness is somebody else" in said
 
 
 def test_a_seal_that_the_minutes_bring_themselves_proves_nothing(desk: Desk) -> None:

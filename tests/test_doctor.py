@@ -18,7 +18,8 @@ from ledgers import open_ledger
 from whole_line import MakeStation, asked
 
 from station.ceremony.session import public_pem
-from station.doctor import Level, examine
+from station.cli import main
+from station.doctor import Doctor, Level, examine
 from station.faults import Fault
 from station.hsm.pin import PinSource
 from station.hsm.signers import generate_key
@@ -253,6 +254,18 @@ def test_a_light_that_is_not_there_is_named(resting: Station, tmp_path: Path) ->
     found = asked(resting, "lamps")
     assert (found.level, found.fault) == (Level.BAD, Fault.PORT_DENIED)
     assert "slot1-blue" in found.text
+
+
+def test_the_command_keeps_its_five_seconds_after_a_slow_start_too(
+    settings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    never = threading.Event()
+    monkeypatch.setattr("station.process.age_s", lambda: 4.2)
+    monkeypatch.setattr(Doctor, "parts", lambda _: {"hangs": never.wait, "fine": lambda: "well"})
+    assert main(["--config", str(settings), "doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "no answer within 0.5 s" in said
+    assert "well" in said
 
 
 def test_a_process_knows_its_age_with_the_interpreter_s_start() -> None:

@@ -51,7 +51,7 @@ def write(
         body = {**record, "markdown_sha256": hashlib.sha256(text.encode()).hexdigest()}
         signature = base64.b64encode(by.sign(_canonical(body).encode())).decode() if by else None
         public = by.public_key_pem.decode() if by else None
-        return json.dumps({"minutes": body, "seal": {"public_key": public, "signature": signature}}, indent=2) + "\n"
+        return _document(body, public, signature)
 
     sealed = journal.keep(f"{undo}sealed", signed)
     journal.write_output(f"{undo}minutes", text, folder / "minutes-undo.md" if folder else None)
@@ -77,6 +77,7 @@ def verify(path: Path, public_key_pem: bytes | None, say: Say) -> None:
         document = json.loads(raw)
         body, said = dict(document["minutes"]), document["seal"]
         signature, public = said["signature"], said["public_key"]
+        whole = _document(body, public, signature)
         wanted = body["markdown_sha256"]
         title = f"act {body['act']} of {body['ended']}, by {body['sittings'][-1]['by']}"
     except (ValueError, TypeError, KeyError, IndexError) as error:
@@ -94,6 +95,9 @@ def verify(path: Path, public_key_pem: bytes | None, say: Say) -> None:
             " --seal FILE",
         )
     seal.verify(public_key_pem, _canonical(body).encode(), _decoded(signature))
+    # What the signature leaves open: the white space, and the public key beside it.
+    if raw != whole.encode() or str(public).encode() != public_key_pem.replace(b"\r\n", b"\n"):
+        raise FaultError(Fault.SEAL_INVALID, f"{path.with_suffix('.json')} is not as it was written")
     say(f"{readable(title, 200)}: as sealed by {seal.seal_id(public_key_pem)}")
     _outputs_beside(path, body, say)
 
@@ -193,6 +197,11 @@ def _text(value: object) -> str:
     return "".join(f"\\{char}" if char in r"\`*_[]<>|#" else char for char in clean)
 
 
+def _document(body: dict[str, Any], public: object, signature: object) -> str:
+    """The JSON file."""
+    return json.dumps({"minutes": body, "seal": {"public_key": public, "signature": signature}}, indent=2) + "\n"
+
+
 def _canonical(value: dict[str, Any]) -> str:
     """One text for one value: what the seal signs."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -200,9 +209,10 @@ def _canonical(value: dict[str, Any]) -> str:
 
 def _decoded(signature: object) -> bytes:
     try:
-        return base64.b64decode(str(signature), validate=True)
+        found = base64.b64decode(str(signature), validate=True)
     except ValueError:
         return b""
+    return found if base64.b64encode(found).decode() == signature else b""  # the last letter's unused bits
 
 
 def _read(path: Path) -> bytes:

@@ -36,6 +36,11 @@ class People:
     confirm: Confirm
     witnesses: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raises `Fault.CEREMONY` where the operator is a witness too."""
+        if self.by.casefold() in map(str.casefold, self.witnesses):
+            raise FaultError(Fault.CEREMONY, f"{self.by} performs the act; the witness is somebody else")
+
 
 @dataclass
 class Session:
