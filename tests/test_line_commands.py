@@ -122,6 +122,7 @@ def test_the_status_shows_every_station(
     assert main(["line", "status", *reader]) == 0
     said = capsys.readouterr().out
     assert "never" in said
+    assert "order WO-1 opened at s1 by linh" in said
     assert "clash of serial SN-1: s1, then s2; the later one is still to go" in said
     assert main(["line", "status", "--as", "line_boss", "--password-file", str(secret(tmp_path / "b", "no"))]) == 1
     assert "S635" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import shutil
 import socket
 import sqlite3
@@ -419,7 +420,9 @@ def test_any_number_of_closed_orders_is_no_burden_to_a_sync(line: Line, make_sta
     assert rows(one.store.path, "SELECT number FROM orders WHERE number NOT LIKE 'OLD-%'") == [("WO-1",)]
 
 
-def test_an_order_is_opened_on_one_station_and_closed_on_another(line: Line, make_stations: MakeStations) -> None:
+def test_an_order_is_opened_on_one_station_and_closed_on_another(
+    line: Line, make_stations: MakeStations, capsys: pytest.CaptureFixture[str]
+) -> None:
     one, two = make_stations("s1", "s2")
     first, second = line.sync(one, "s1"), line.sync(two, "s2")
     one.add_order(production(), "linh")
@@ -427,12 +430,32 @@ def test_an_order_is_opened_on_one_station_and_closed_on_another(line: Line, mak
     first.round()
     second.round()
     assert {found.order for found in two.orders()} == {found.order for found in one.orders()}
-    two.close_order("WO-1", "minh")
+    two.close_order("WO-1", "linh")
     second.round()
     first.round()
     assert refused(lambda: whole_run(one, unit())) is Fault.NO_ORDER
+    said = capsys.readouterr().out
+    assert re.search(r"an order was closed on another station.* by=linh .*order=WO-1 .*station=s2", said)
     first.round()
     everything(line, one, two)
+
+
+def test_units_of_a_lot_come_with_their_order_and_from_no_other_station(
+    line: Line, make_stations: MakeStations
+) -> None:
+    one, two = make_stations("s1", "s2")
+    first, second = line.sync(one, "s1"), line.sync(two, "s2")
+    one.add_order(golden("GO-1", "SN-GOOD"), "linh")
+    two.add_order(golden("GO-1", "SN-OTHER"), "minh")
+    first.round()
+    second.round()  # its own lot of this number is left out, and holds up nothing
+    with closing(line.as_station("s3")) as other:
+        other.execute("INSERT INTO order_units VALUES ('GO-1', 'SN-STRANGE')")
+    assert line.rows("SELECT * FROM order_units") == [("GO-1", "SN-GOOD")]
+    two.add_order(golden("GO-2", "SN-OTHER"), "minh")
+    second.round()
+    first.round()
+    everything(line, one)
 
 
 def test_two_orders_under_one_number_build_nothing_on_the_second_station(
@@ -625,10 +648,13 @@ def test_what_a_station_gave_back_before_a_restore_it_does_not_build_after_it(
         "INSERT INTO leases VALUES ('s1/WO-1/9', 's1', 'WO-1', 5, '2026')",
         "INSERT INTO leases VALUES ('s2/WO-1/9', 's2', 'WO-1', -5, '2026')",
         "INSERT INTO leases VALUES ('s2/WO-1/9', 's1', 'WO-1', -1, '2026')",
-        "INSERT INTO leases VALUES ('s1/WO-1/9', 's1', 'WO-1', -5, '2026')",  # it holds four
+        "INSERT INTO leases VALUES ('s1/WO-1/9', 's1', 'WO-1', -4, '2026')",  # it holds four, and built one of them
         "INSERT INTO clashes VALUES ('x', 'serial', 'SN', 'r', 's2', 'r', 's1', '1', '2026')",
         "INSERT INTO line_members (name, role) VALUES ('s9', 'login_s1')",
         "INSERT INTO line_links (station, epoch, seq, at, rows, hash) VALUES ('s2', '', 999, '', '', '')",
+        "INSERT INTO line_links VALUES (DEFAULT, 's1', '', 999, '', '', '', '2020-01-01')",
+        "INSERT INTO line_acts VALUES ('closed', 'WO-1', 's2')",
+        "INSERT INTO passes SELECT 'y', 's1', '', 1, 'AHEAD', chip_id, key_id, '9', order_number, kind, at FROM passes",
         "INSERT INTO passes SELECT 'x', 's2', '', 1, serial, chip_id, key_id, '9', order_number, kind, at FROM passes",
         "INSERT INTO closures VALUES ((SELECT run FROM line_passes WHERE station = 's2'), 'PASS', NULL, '', '2026')",
         "INSERT INTO line_seen (station, clock, backlog, software) VALUES ('s2', '', 0, '')",
@@ -791,6 +817,21 @@ def test_a_line_of_other_software_is_told_what_to_do(
     with pytest.raises(FaultError, match=do) as error:
         line.sync(one, "s1").round()
     assert error.value.fault is Fault.LINE_SETUP
+
+
+def test_a_line_of_older_rules_is_told_to_its_owner(line: Line, make_stations: MakeStations) -> None:
+    (one,) = make_stations("s1")
+    with closing(line.server.owner(line.name)) as owner:
+        owner.execute("DROP VIEW line_schema")
+        owner.execute(
+            "CREATE VIEW line_schema AS SELECT v.version_num AS version, l.simulated FROM ledger l, alembic_version v"
+        )
+        owner.execute("GRANT SELECT ON line_schema TO line_stations")
+    with pytest.raises(FaultError, match="rules are of older software; its owner runs: station line init") as error:
+        line.sync(one, "s1").round()
+    assert error.value.fault is Fault.LINE_SETUP
+    line.prepare()
+    line.sync(one, "s1").round()
 
 
 def test_a_simulated_station_never_joins_a_real_line(line: Line, make_stations: MakeStations) -> None:

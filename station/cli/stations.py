@@ -136,6 +136,8 @@ def _print(found: LineStatus) -> None:
         table.add_row(escape(one.station), _seen(one), _number(one.backlog), escape(shares), _yield(one), _clock(one))
     console = Console(soft_wrap=True)
     console.print(table)
+    for act in found.acts:
+        console.print(escape(f"order {act.order} {act.act} at {act.station} by {act.by}"))
     for clash in found.clashes:
         state = "the later certificate is out of service" if clash.out_of_service else "the later one is still to go"
         console.print(

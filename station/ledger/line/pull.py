@@ -42,6 +42,8 @@ def pull_orders(server: sa.Connection, store: Store) -> frozenset[str]:
     units = [dict(row) for row in server.execute(named).mappings()] if fresh else []
     over = sa.select(closed).where(closed.c.order_number.in_(sorted(open_here)))
     endings = [dict(row) for row in server.execute(over).mappings()]
+    if endings:
+        _tell_closed(server, {row["order_number"]: row["closed_by"] for row in endings})
     twofold = _twofold(server, open_here)
     if not (fresh or endings):
         return twofold
@@ -51,6 +53,14 @@ def pull_orders(server: sa.Connection, store: Store) -> frozenset[str]:
             if new:
                 connection.execute(sa.insert(table), new)
     return twofold
+
+
+def _tell_closed(server: sa.Connection, by: Mapping[str, str]) -> None:
+    """Whose name is on a closure a station may write as it likes; which station it was it may not."""
+    acts = sa.text("SELECT order_number, station FROM line_acts WHERE act = 'closed' AND order_number = ANY(:numbers)")
+    at = {row.order_number: row.station for row in server.execute(acts, {"numbers": list(by)})}
+    for number, name in sorted(by.items()):
+        log.warning("an order was closed on another station", order=number, station=at.get(number, "?"), by=name)
 
 
 def _twofold(server: sa.Connection, open_here: Mapping[str, sa.Row[Any]]) -> frozenset[str]:

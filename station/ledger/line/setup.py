@@ -14,13 +14,14 @@ import sqlalchemy as sa
 from station.faults import Fault, FaultError
 from station.ledger import schema
 from station.ledger.line.push import PUSHED
+from station.ledger.line.standing import RULES
 from station.ledger.store import migrate
-from station.model import NAME
+from station.model import NAME, Outcome
 
 WRITERS: Final = "line_stations"
 READERS: Final = "line_readers"
 
-# Orders are the whole line's: a station reads all and may open any.
+# Orders are the whole line's: a station reads all, opens any and closes any; `line_acts` says which one did.
 _ORDERS: Final = ("orders", "order_units", "order_closures")
 # Tables of the server's own that a station writes its rows of.
 _LINE: Final = ("line_links", "line_seen")
@@ -42,6 +43,9 @@ CREATE TABLE IF NOT EXISTS line_claims (
 CREATE TABLE IF NOT EXISTS line_step_days (day text PRIMARY KEY, runs bigint NOT NULL);
 CREATE TABLE IF NOT EXISTS line_step_times (
     day text NOT NULL, step text NOT NULL, ms bigint NOT NULL, count bigint NOT NULL, PRIMARY KEY (day, step, ms));
+CREATE TABLE IF NOT EXISTS line_acts (
+    act text NOT NULL, order_number text NOT NULL, station text NOT NULL, at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (act, order_number));
 """
 
 # pg_temp is last in each: unnamed it would be first, and a station's temporary table would stand before ours
@@ -156,24 +160,64 @@ BEGIN
 END
 $$;
 
--- A station gives back what it holds and no more: else the line would build too many.
+-- By its login, whatever name the station wrote into the row.
+CREATE OR REPLACE FUNCTION line_act() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
+$$
+BEGIN
+    INSERT INTO line_acts VALUES (TG_ARGV[0], to_jsonb(NEW) ->> TG_ARGV[1], coalesce(line_me(), session_user));
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER line_opened AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION line_act('opened', 'number');
+CREATE OR REPLACE TRIGGER line_closed AFTER INSERT ON order_closures
+    FOR EACH ROW EXECUTE FUNCTION line_act('closed', 'order_number');
+
+-- Units come with their order, from the station that opened it. Another's are left out and not refused: a station
+-- pushes what it pulled too, and the units of an order of its own whose number another station used first.
+CREATE OR REPLACE FUNCTION line_order_unit() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
+$$
+BEGIN
+    IF line_me() IS NULL OR EXISTS (SELECT 1 FROM line_acts a
+        WHERE a.act = 'opened' AND a.order_number = NEW.order_number AND a.station = line_me())
+    THEN RETURN NEW; END IF;
+    RETURN NULL;
+END
+$$;
+CREATE OR REPLACE TRIGGER line_order_unit BEFORE INSERT ON order_units
+    FOR EACH ROW EXECUTE FUNCTION line_order_unit();
+
+-- A station gives back what it holds and has not built, and no more: else the line would build too many.
 CREATE OR REPLACE FUNCTION line_given_back() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS
 $$
 BEGIN
     PERFORM 1 FROM orders o WHERE o.number = NEW.order_number FOR UPDATE;
-    IF (SELECT sum(l.quantity) FROM leases l WHERE l.order_number = NEW.order_number AND l.station = NEW.station) < 0
+    IF (SELECT sum(l.quantity) FROM leases l WHERE l.order_number = NEW.order_number AND l.station = NEW.station)
+        < (SELECT count(DISTINCT p.serial) FROM passes p
+           WHERE p.order_number = NEW.order_number AND p.station = NEW.station)
     THEN RAISE insufficient_privilege USING MESSAGE = 'more is given back than the station holds'; END IF;
     RETURN NULL;
 END
 $$;
-CREATE OR REPLACE TRIGGER line_given_back AFTER INSERT ON leases FOR EACH ROW EXECUTE FUNCTION line_given_back();
+CREATE OR REPLACE TRIGGER line_given_back AFTER INSERT ON leases FOR EACH ROW
+    WHEN (NEW.quantity < 0) EXECUTE FUNCTION line_given_back();
 
 -- What admission needs of the other stations, and of this one's own past before a backup was restored: who passed.
 CREATE OR REPLACE VIEW line_passes AS SELECT * FROM passes;
 CREATE OR REPLACE VIEW line_schema AS
-    SELECT (SELECT version_num FROM alembic_version) AS version, simulated FROM ledger;
+    SELECT (SELECT version_num FROM alembic_version) AS version, simulated, rules_of_this_software AS rules FROM ledger;
 """
+
+# What makes a pass, as `station.ledger.line.push` derives it: nobody claims a unit without a run of it.
+_MADE: Final = ", ".join(f"'{outcome.value}'" for outcome in Outcome if outcome.made)
+_DERIVED: Final = f"""EXISTS (
+    SELECT 1 FROM tally t JOIN identified i ON i.run = t.run JOIN uses u ON u.run = t.run
+    JOIN certificates c ON c.number = u.number
+    WHERE t.run = passes.run AND t.outcome IN ({_MADE}) AND t.kind = passes.kind AND t.kind <> 'golden'
+    AND t.at = passes.at AND t.order_number = passes.order_number AND i.serial = passes.serial
+    AND i.chip_id = passes.chip_id AND c.number = passes.number AND c.key_id = passes.key_id)"""  # noqa: S608 - our own names
 
 
 def prepare(connection: sa.Connection, *, simulated: bool) -> None:
@@ -190,7 +234,7 @@ def prepare(connection: sa.Connection, *, simulated: bool) -> None:
     elif made is not simulated:
         raise FaultError(Fault.SIMULATION_MIXED, "simulated and real stations never share a line")
     connection.exec_driver_sql(_TABLES)
-    connection.exec_driver_sql(_FUNCTIONS)
+    connection.exec_driver_sql(_FUNCTIONS.replace("rules_of_this_software", str(RULES)))
     for role in (WRITERS, READERS):
         if not connection.execute(sa.text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": role}).first():
             connection.exec_driver_sql(f"CREATE ROLE {role} NOLOGIN")
@@ -210,19 +254,25 @@ def _grant(connection: sa.Connection) -> None:
     own = dict.fromkeys(_LINE, "station = (SELECT line_me())") | {
         table.name: _own(table) for table in (*PUSHED, schema.passes) if table.name not in _ORDERS
     }
-    for table in (*own, *_ORDERS, "clashes", "line_members", "line_claims", "ledger"):
+    for table in (*own, *_ORDERS, "clashes", "line_members", "line_claims", "line_acts", "ledger"):
         said.append(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         said += _policy(table, "read_all", "SELECT", READERS, "USING (true)")
     for table, mine in own.items():
         # Leases are given by `line_lease` alone; what a station may say itself is that it gives some back.
-        adds = f"{mine} AND quantity < 0 AND split_part(id, '/', 1) = station" if table == "leases" else mine
+        more = {"leases": "quantity < 0 AND split_part(id, '/', 1) = station", "passes": _DERIVED}
+        adds = f"{mine} AND {more.get(table, 'true')}"
         said.append(f"GRANT SELECT, INSERT ON {table} TO {WRITERS}")
         said += _policy(table, "own_read", "SELECT", WRITERS, f"USING ({mine})")
         said += _policy(table, "own_add", "INSERT", WRITERS, f"WITH CHECK ({adds})")
+    # When a link arrived is the server's word.
+    said.append(f"REVOKE INSERT ON line_links FROM {WRITERS}")
+    said.append(f"GRANT INSERT (station, epoch, seq, at, rows, hash) ON line_links TO {WRITERS}")
     for table in _ORDERS:
         said.append(f"GRANT SELECT, INSERT ON {table} TO {WRITERS}")
         said += _policy(table, "line_read", "SELECT", WRITERS, "USING (true)")
-        said += _policy(table, "line_add", "INSERT", WRITERS, "WITH CHECK (true)")
+        said += _policy(table, "line_add", "INSERT", WRITERS, "WITH CHECK ((SELECT line_me()) IS NOT NULL)")
+    said.append(f"GRANT SELECT ON line_acts TO {WRITERS}")
+    said += _policy("line_acts", "line_read", "SELECT", WRITERS, "USING (true)")
     said.append(f"GRANT UPDATE ON line_seen TO {WRITERS}")
     said += _policy("line_seen", "own_change", "UPDATE", WRITERS, "USING (station = (SELECT line_me()))")
     said.append(f"GRANT SELECT ON clashes TO {WRITERS}")

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
@@ -16,6 +16,9 @@ from station.ledger.line.push import reached
 from station.ledger.line.server import LineServer
 from station.ledger.readers import ledger_reader
 from station.ledger.store import HEAD
+
+# Counts up whenever `station.ledger.line.setup` says anew who may do what on the server.
+RULES: Final = 2
 
 if TYPE_CHECKING:
     from station.config.line import LineSettings
@@ -29,22 +32,35 @@ class Standing:
     backlog: int
 
 
+def set_up(server: sa.Connection) -> sa.RowMapping:
+    """What the line says of itself, where its schema and its rules are this software's.
+
+    Raises:
+        FaultError: `Fault.LINE_SETUP`.
+    """
+    there = server.execute(sa.text("SELECT * FROM line_schema")).mappings().first()
+    found = there["version"] if there else "nothing"
+    if there is None or found != HEAD:
+        newer = there is not None and found > HEAD
+        do = "install the newer software on this station" if newer else "its owner runs: station line init"
+        raise FaultError(Fault.LINE_SETUP, f"the line's schema is {found}, this software's {HEAD}; {do}")
+    if there.get("rules", 1) < RULES:
+        raise FaultError(Fault.LINE_SETUP, "the line's rules are of older software; its owner runs: station line init")
+    return there
+
+
 def agrees(server: sa.Connection, station: str, *, simulated: bool) -> None:
     """Hold the line's schema, kind and login against this station's.
 
     Raises:
         FaultError: `Fault.LINE_SETUP`, `Fault.SIMULATION_MIXED`.
     """
-    there = server.execute(sa.text("SELECT version, simulated, line_me() AS me FROM line_schema")).first()
-    found = there.version if there else "nothing"
-    if there is None or found != HEAD:
-        newer = there is not None and found > HEAD
-        do = "install the newer software on this station" if newer else "its owner runs: station line init"
-        raise FaultError(Fault.LINE_SETUP, f"the line's schema is {found}, this software's {HEAD}; {do}")
-    if there.simulated is not simulated:
+    there = set_up(server)
+    if there["simulated"] is not simulated:
         raise FaultError(Fault.SIMULATION_MIXED, "simulated and real stations never share a line")
-    if there.me != station:
-        whose = f"is {there.me}'s" if there.me else "is no station's"
+    me = server.execute(sa.text("SELECT line_me()")).scalar()
+    if me != station:
+        whose = f"is {me}'s" if me else "is no station's"
         raise FaultError(
             Fault.LINE_SETUP, f"the login {whose}, this is {station}; its owner runs: station line admit {station}"
         )

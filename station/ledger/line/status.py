@@ -9,6 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from station.ledger.anchors import Anchor
+from station.ledger.line.standing import set_up
 
 _YIELD_OF: Final = timedelta(days=1)
 
@@ -38,6 +39,12 @@ _CLASHES: Final = """
 SELECT kind, value, earlier_station, later_station, later_run, at,
        EXISTS (SELECT 1 FROM outbox_done d WHERE d.number = c.number) AS out_of_service
 FROM clashes c ORDER BY at DESC LIMIT 100
+"""
+_ACTS: Final = """
+SELECT a.act, a.order_number, a.station, CASE a.act WHEN 'opened' THEN o.opened_by ELSE c.closed_by END AS by, a.at
+FROM line_acts a JOIN orders o ON o.number = a.order_number
+LEFT JOIN order_closures c ON c.order_number = a.order_number
+WHERE a.at >= :since ORDER BY a.at DESC LIMIT 100
 """
 
 # By the last epoch: a restore begins a new one, named by its time.
@@ -84,19 +91,37 @@ class ClashLine:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderAct:
+    """An order opened or closed: ``station`` by the server's word, ``by`` by that station's."""
+
+    act: str
+    order: str
+    station: str
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class LineStatus:
-    """The line, now; yields are of the last 24 hours."""
+    """The line, now; yields and acts are of the last 24 hours."""
 
     stations: tuple[StationLine, ...]
     clashes: tuple[ClashLine, ...]
+    acts: tuple[OrderAct, ...]
 
 
 def line_status(server: sa.Connection) -> LineStatus:
-    """Ask everything within one transaction of a reader."""
+    """Ask everything within one transaction of a reader.
+
+    Raises:
+        FaultError: `Fault.LINE_SETUP` where the line is of other software.
+    """
+    set_up(server)
     shares: dict[str, list[Share]] = {}
     for row in server.execute(sa.text(_SHARES)):
         shares.setdefault(row.station, []).append(Share(row.order_number, int(row.leased), row.passed))
-    since = (datetime.now(UTC) - _YIELD_OF).isoformat(timespec="microseconds")
+    begun = datetime.now(UTC) - _YIELD_OF
+    since = begun.isoformat(timespec="microseconds")
     yields = {row.station: row for row in server.execute(sa.text(_YIELDS), {"since": since})}
     stations = tuple(
         StationLine(
@@ -112,7 +137,9 @@ def line_status(server: sa.Connection) -> LineStatus:
         )
         for row in server.execute(sa.text(_STATIONS))
     )
-    return LineStatus(stations, tuple(ClashLine(*row) for row in server.execute(sa.text(_CLASHES))))
+    clashes = tuple(ClashLine(*row) for row in server.execute(sa.text(_CLASHES)))
+    acts = tuple(OrderAct(*row) for row in server.execute(sa.text(_ACTS), {"since": begun}))
+    return LineStatus(stations, clashes, acts)
 
 
 def newest_links(server: sa.Connection) -> list[Anchor]:
