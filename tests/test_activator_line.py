@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ from ledgers import PRODUCT, end, production
 from postgres import PASSWORD
 from postgres import Line as Shared
 from provider_side import Line, connect
+from test_reconcile import ca as ca  # noqa: PLC0414 - a fixture
+from test_reconcile import station_file as station_file  # noqa: PLC0414 - a fixture
 
 from station.aws.registry import Registry
 from station.cli import main
 from station.faults import Fault
 from station.ledger import SqliteLedger
-from station.ledger.line import LineServer
 from station.model import FirstContact
-from station.reconcile import Kind, Sides
 
 Run = Callable[[], dict[str, int]]
 
@@ -74,7 +73,8 @@ def once(
 def test_what_any_station_of_the_line_pushed_is_activated_and_nothing_else(
     *,
     once: Run,
-    registry: Registry,
+    station_file: Path,
+    capsys: pytest.CaptureFixture[str],
     shared_line: Shared,
     make_stations: Callable[..., list[SqliteLedger]],
     cloud: SimCloud,
@@ -106,9 +106,23 @@ def test_what_any_station_of_the_line_pushed_is_activated_and_nothing_else(
     assert once() == {"activated": 1, "refused": 1}
     assert state(api, not_pushed) == "ACTIVE"
 
-    boss = LineServer(shared_line.settings().model_copy(update={"user": "line_boss"}), PASSWORD)
-    with closing(boss):
-        sides = Sides(registry, ca.id, one.ledger.store.read, boss.transaction)
-        counts = sides.compare(lambda what, count: None).counts
-        alone = replace(sides, line=None).compare(lambda what, count: None).counts
-    assert (counts[Kind.ELSEWHERE], counts[Kind.UNKNOWN_HERE], alone[Kind.UNKNOWN_HERE]) == (2, 0, 2)
+    (tmp_path / "ledger.sqlite").symlink_to(one.ledger.store.path)
+    settings = json.loads(station_file.read_text())
+    (tmp_path / "boss").write_text(PASSWORD)
+    (tmp_path / "boss").chmod(0o600)
+    settings["line"] = {
+        "host": "127.0.0.1",
+        "port": shared_line.server.port,
+        "database": shared_line.name,
+        "user": "login_s1",
+        "password": {"file": "none"},
+    }
+    station_file.write_text(json.dumps(settings))
+    capsys.readouterr()
+    counts = []
+    for more in ([], ["--line", "line_boss", "--password-file", str(tmp_path / "boss")]):
+        main(["--config", str(station_file), "reconcile", "--json", *more])
+        told = capsys.readouterr()
+        assert told.out, told.err
+        counts.append(json.loads(told.out)["counts"])
+    assert [(one["elsewhere"], one["unknown here"]) for one in counts] == [(0, 2), (2, 0)]
