@@ -110,7 +110,7 @@ def report(folder: Path, facts: list[RunFact], told: Report, first: date, last: 
         golden = tuple(sorted({fact.serial for fact in facts if fact.kind == "golden" and fact.serial}))
         put(ledger, [OrderFact("WO-1"), OrderFact("RW-1", "rework"), OrderFact("GO-1", "golden", 9, golden)], facts)
         now = datetime(2026, 12, 31, tzinfo=UTC)
-        scope = Scope(window(told, now, first=first, last=last), **only)
+        scope = Scope(window(told, now, first=first, last=last), only.get("order"), only.get("station"))
         with ledger.store.read() as connection:
             found = collect(connection, scope, told, station="s1", software="1", now=now)
             rows = {(row.serial, row.kind): row for row in unit_rows(connection, scope)}

@@ -17,6 +17,7 @@ from station.faults import Fault, FaultError
 if TYPE_CHECKING:
     from station.config import Config
     from station.ledger.standing import Read
+    from station.yields.making import Made
 
 _LINE_S = 600.0  # a year of a big line
 
@@ -27,7 +28,8 @@ examples:
   station report --from 2026-11-01 --to 2026-11-30 --format pdf,csv
   station report --order WO-118 --format json
   station report --line reader --station line-2      from the PostgreSQL that the stations share
-  station report --deliver                           what the nightly timer runs: make it, send it, retry older ones
+  station report --deliver                           what the nightly timer runs: make every day's that is missing,
+                                                     send them, retry older ones
   station report deliver                             only send what is not delivered yet
 """
 
@@ -81,24 +83,33 @@ def _report(arguments: argparse.Namespace) -> None:
         maker = Maker(
             read=read,
             settings=config.report,
-            station=config.station,
+            station=config.line.database if arguments.line and config.line else config.station,
             software=version("provisioning-station"),
             language=config.language,
             folder=arguments.out or config.report.folder_in(config.state),
             diary=None if arguments.line else config.state / DIARY,
+            line=arguments.line is not None,
         )
         names = ("day", "first", "last", "order", "station", "deliver")
         wanted = Wanted(formats=arguments.format, **{name: getattr(arguments, name) for name in names})
         if arguments.act is None:
-            made = maker.make(wanted, datetime.now(UTC))
-            if arguments.json:
-                listed = sorted(file.name for file in made.folder.iterdir())
-                print_json({"folder": str(made.folder), "files": listed, "verdict": made.sentence})
-            else:
-                print(f"{made.sentence}\n{made.folder}")
-            sys.stdout.flush()
+            now = datetime.now(UTC)
+            due = maker.due(wanted, now)
+            for one in due:
+                _say(maker.make(one, now), as_json=arguments.json)
+            if not due:
+                print("every day that is over has its report", file=sys.stderr)
         if arguments.deliver or arguments.act == "deliver":
             maker.deliver(lambda line: print(line, file=sys.stderr))
+
+
+def _say(made: Made, *, as_json: bool) -> None:
+    if as_json:
+        listed = sorted(file.name for file in made.folder.iterdir())
+        print_json({"folder": str(made.folder), "files": listed, "verdict": made.sentence})
+    else:
+        print(f"{made.sentence}\n{made.folder}")
+    sys.stdout.flush()
 
 
 @contextmanager

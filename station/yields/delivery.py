@@ -50,6 +50,11 @@ def enlist(report: Path, settings: Settings, subject: str, text: str) -> None:
     _write(report, state)
 
 
+def enlisted(report: Path) -> bool:
+    """Whether this report is made, and who is to have it is on disk."""
+    return (report / STATE).exists()
+
+
 def undelivered(folder: Path, settings: Settings) -> list[Undelivered]:
     """What waits, oldest report first, as far as the settings still name who it is for."""
     wanted = destinations(settings)

@@ -31,6 +31,7 @@ def name_of(scope: Scope) -> str:
     parts = [window.first.isoformat()]
     if window.last != window.first:
         parts.append(window.last.isoformat())
+    parts += ["line"] if scope.line else []
     # Orders and stations are of an alphabet that is safe in a path (`station.model.NAME`).
     parts += [f"order-{scope.order}"] if scope.order else []
     parts += [f"station-{scope.station}"] if scope.station else []

@@ -6,6 +6,7 @@ The form is that of openhtf 1.6's ``output.callbacks.json_factory.OutputToJSON``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import groupby
@@ -20,6 +21,7 @@ from station.yields.scope import Scope
 
 # OpenHTF knows no PROVISIONED: it is done, and nothing was wrong.
 _OUTCOMES = {"PROVISIONED": "PASS"}
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _NO_CODE = {"name": "", "docstring": None, "sourcecode": ""}
 
 
@@ -52,7 +54,9 @@ def records(connection: sa.Connection, scope: Scope) -> Iterator[tuple[str, dict
 
 
 def _name(run: Any) -> str:
-    return f"{run['serial'] or 'UNKNOWN'}.{run['product']}.{run['at']:%Y-%m-%d_%H-%M-%S}.{run['run'][-8:]}.json"
+    name = f"{run['serial'] or 'UNKNOWN'}.{run['product']}.{run['at']:%Y-%m-%d_%H-%M-%S}.{run['run'][-8:]}.json"
+    # A line's server holds what its stations told it; none of that is a path.
+    return _UNSAFE.sub("_", name).lstrip(".")
 
 
 def _record(rows: list[Any]) -> dict[str, Any]:

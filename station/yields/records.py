@@ -18,7 +18,7 @@ from station.ledger.schema import issued, tally, uses
 from station.ledger.tally import COUNTED
 from station.model import OrderKind, Outcome
 from station.yields.report import SCHEMA, Figures, plain
-from station.yields.scope import Scope
+from station.yields.scope import DONE, Scope
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -67,7 +67,7 @@ def units(connection: sa.Connection, scope: Scope) -> Iterator[UnitRow]:
             issued.c.certificate_id,
             _text(issued.c.not_after),
         )
-        .outerjoin(uses, (uses.c.run == tally.c.run) & (tally.c.outcome == Outcome.PASS.value))
+        .outerjoin(uses, (uses.c.run == tally.c.run) & tally.c.outcome.in_(DONE))
         .outerjoin(issued, issued.c.number == uses.c.number)
         .where(*scope.real(*OrderKind), tally.c.serial.is_not(None))
         .order_by(tally.c.serial, tally.c.kind, tally.c.at, tally.c.run)

@@ -19,16 +19,17 @@ from station.yields.window import Span, Window
 Condition: TypeAlias = sa.ColumnElement[bool]
 Query: TypeAlias = sa.Select[*tuple[Any, ...]]
 
-DONE = (Outcome.PASS.value, *(name for name in ("PROVISIONED",) if name in Outcome.__members__))
+DONE = (Outcome.PASS.value, Outcome.PROVISIONED.value)
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The window, and the one order or station that was asked for."""
+    """The window, and the one order or station that was asked for; ``line``: of a line's record."""
 
     window: Window
     order: str | None = None
     station: str | None = None
+    line: bool = False
 
     def rows(self, span: Span | None = None) -> list[Condition]:
         """Every run that ended in ``span`` (the window, where none is named)."""

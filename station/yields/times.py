@@ -190,7 +190,7 @@ def _gaps(mine: list[_Run], planned: list[Span]) -> Iterator[tuple[_Run, Span]]:
 def _open_orders(connection: sa.Connection, scope: Scope) -> list[Span]:
     """When an order of production or rework was open and had units left."""
     span = scope.window.span
-    passes = (tally.c.order_number == orders.c.number) & (tally.c.outcome == Outcome.PASS.value)
+    passes = (tally.c.order_number == orders.c.number) & tally.c.outcome.in_(DONE)
     counted = sa.select(sa.func.count()).where(passes).scalar_subquery()
     last = sa.select(sa.func.max(tally.c.at)).where(passes).scalar_subquery()
     query: Query = (

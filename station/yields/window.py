@@ -99,8 +99,10 @@ def window(
         FaultError: `Fault.REPORT_WINDOW` where the days are in the wrong order, or more than 400.
     """
     starts = time.fromisoformat(settings.day_starts)
-    local = now.astimezone(settings.zone)
-    today = local.date() if local.time() >= starts else local.date() - timedelta(days=1)
+    today = now.astimezone(settings.zone).date()
+    # By the moment, not by the clock: in the night of a change it shows some times twice, and some never.
+    if now < Window(today, today, settings.zone, starts).span.start:
+        today -= timedelta(days=1)
     if first is not None or last is not None:
         found = (first or last or today, last or today)
     else:
