@@ -6,10 +6,12 @@ A fork, for it has everything loaded: a start of Python for each of a hundred go
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 from station import ceremony
 from station.ceremony import People, journal
@@ -19,8 +21,8 @@ _PATIENCE_S = 40.0
 
 
 def _go(file: Path, writes: int, *, undo: bool) -> int:
-    """Perform the act; SIGKILL instead of the write after so many, with half of it on the disk."""
-    real, done = journal.write_whole, 0
+    """Perform the act; SIGKILL instead of the write or move after so many, with half of a write on the disk."""
+    real, move, done = journal.write_whole, shutil.move, 0
 
     def cut(path: Path, content: bytes, mode: int) -> None:
         nonlocal done
@@ -30,7 +32,15 @@ def _go(file: Path, writes: int, *, undo: bool) -> int:
         done += 1
         real(path, content, mode)
 
+    def cut_move(source: Path, target: Path) -> None:
+        nonlocal done
+        if done == writes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done += 1
+        move(source, target)
+
     journal.write_whole = cut
+    vars(journal)["shutil"] = SimpleNamespace(move=cut_move)
     people = People("Lan", lambda _: None, lambda *_: False)
     act = load_ceremony(file)
     if undo:
@@ -62,10 +72,10 @@ def cut_after(file: Path, writes: int, *, undo: bool = False) -> int:
         time.sleep(0.005)
 
 
-def cut_everywhere(file: Path) -> tuple[int, int]:
+def cut_everywhere(file: Path, *, undo: bool = False) -> tuple[int, int]:
     """Every go is killed after one step of progress (its first write notes who performs); returns code and goes."""
     for goes in range(1, 60):
-        code = cut_after(file, 2 if goes > 1 else 1)
+        code = cut_after(file, 2 if goes > 1 else 1, undo=undo)
         if code != -signal.SIGKILL:
             return code, goes
     raise AssertionError("the act never came to its end")

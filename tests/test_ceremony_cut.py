@@ -42,6 +42,17 @@ def cas_of(desk: Desk, subject: x509.Name) -> int:
     return sum(x509.load_pem_x509_certificate(pem).subject == subject for pem in pems)
 
 
+def undone(desk: Desk, name: str, outputs: set[str]) -> None:
+    """Undone, killed at each write and between the moves; what the act left is aside then, each file once."""
+    act = name.partition(" ")[0]
+    code, goes = cut_everywhere(desk.folder / f"{name}.yaml", undo=True)
+    assert code == 0
+    assert goes > 8 + len(outputs)
+    (aside,) = desk.folder.glob("undone-*")
+    both = {"minutes-undo.md", "minutes-undo.json", f"minutes-{act}.md", f"minutes-{act}.json"}
+    assert {path.name for path in aside.iterdir()} == outputs | both
+
+
 def test_root_then_register(desk: Desk) -> None:
     complete(desk, desk.write("root"))
     assert desk.ca().public_key() == desk.public_key()  # one pair of this name, or this raises
@@ -49,6 +60,15 @@ def test_root_then_register(desk: Desk) -> None:
     assert desk.described() == ("ACTIVE", "ENABLE")
     assert cas_of(desk, desk.ca().subject) == 1
     assert acts_on_record(desk) == ["root", "register"]
+
+
+def test_register_in_the_other_mode_with_a_template(desk: Desk) -> None:
+    desk.has_ca()
+    (desk.folder / "jitp.json").write_text('{"Resources": {}}')
+    template = {"body": "jitp.json", "role_arn": "arn:aws:iam::000000000000:role/JITP"}
+    complete(desk, desk.write("register", mode="SNI_ONLY", template=template))
+    assert desk.described() == ("ACTIVE", "ENABLE")
+    assert cas_of(desk, desk.ca().subject) == 1
 
 
 def test_seal(desk: Desk) -> None:
@@ -99,6 +119,17 @@ def test_a_new_ca_takes_the_old_one_s_place(desk: Desk, ca: ProviderCA) -> None:
     assert (desk.described(), desk.described(ca.id)) == (("ACTIVE", "ENABLE"), ("INACTIVE", "DISABLE"))
     assert cas_of(desk, desk.ca().subject) == 1
     assert acts_on_record(desk) == ["rotate"]
+    undone(desk, "rotate by key", {"ca.pem", "registration.json"})
+    assert desk.described(ca.id) == ("ACTIVE", "ENABLE")
+    assert acts_on_record(desk) == ["rotate", "undo rotate"]
+
+
+def test_a_ca_that_went_out_of_service_comes_back(desk: Desk, ca: ProviderCA) -> None:
+    registered(desk, "registration.json", ca)
+    assert desk.perform("retire")
+    undone(desk, "retire", set())
+    assert desk.described(ca.id) == ("ACTIVE", "ENABLE")
+    assert acts_on_record(desk) == ["retire", "undo retire"]
 
 
 def test_a_ca_goes_out_of_service(desk: Desk, ca: ProviderCA) -> None:

@@ -141,6 +141,22 @@ def test_a_rehearsal_plays_the_production_s_files_and_touches_nothing_of_it(
     assert main(["ceremony", acts[2], "--rehearse", "--scratch", str(tmp_path / "b"), "--yes"]) == 1
 
 
+def test_an_import_is_rehearsed_with_a_key_file_made_for_the_occasion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As shipped, where the certificate that comes and the one that is written have the same name; with a passphrase."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    shipped = ROOT / "config" / "ceremony"
+    file = tmp_path / "import.yaml"
+    file.write_text((shipped / "import.yaml").read_text().replace("  # passphrase:", "  passphrase:"))
+    acts = [str(file), str(shipped / "register.yaml")]
+    assert main(["ceremony", *acts, "--rehearse", "--scratch", str(tmp_path / "r"), "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert "NOT confirmed: that" in said
+    assert "the CA is registered" in said
+    assert b"ENCRYPTED" in (tmp_path / "r" / "brought" / "ca-key.pem").read_bytes()
+
+
 def same(text: str, folder: str) -> list[str]:
     """A transcript without what differs each time."""
     text = text.replace(folder, "").replace(softhsm_module(), "...")

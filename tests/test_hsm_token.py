@@ -215,6 +215,19 @@ def test_a_child_that_hangs_is_replaced_within_the_deadline_and_its_late_answer_
         assert not Path(f"/proc/{hung}").exists()
 
 
+@pytest.mark.parametrize("lost", ["privkey", "pubkey"])
+def test_a_half_that_a_cut_left_is_made_whole_anew(softhsm: Token, lost: str) -> None:
+    key = softhsm.key(key_id=b"\x07")
+    generate_key(key, softhsm.pin, softhsm.latch, KeyType.P256)
+    login = ["--module", SOFTHSM, "--token-label", softhsm.label, "--login", "--pin", PIN]
+    half = ["pkcs11-tool", *login, "--delete-object", "--type", lost, "--id", "07"]
+    subprocess.run(half, check=True, capture_output=True)
+    with KeyMaker(key, softhsm.pin, softhsm.latch) as maker:
+        assert refused(lambda: maker.generate(KeyType.P256)).fault is Fault.HSM_KEY
+        made = maker.generate(KeyType.P256, again=True)
+    assert find_public_key(key, softhsm.pin, softhsm.latch) == made, "one of each, or this raises"
+
+
 def test_a_key_whose_making_was_cut_is_looked_at_as_closely_as_a_new_one(softhsm: Token) -> None:
     """By a stranger's tool, as a token would have made it that does not heed what it is told."""
     key = softhsm.key(key_id=b"\x07")

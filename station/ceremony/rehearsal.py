@@ -106,6 +106,9 @@ def _staged(file: Path, act: AnyAct, folder: Path, simulation: Simulation, cloud
         values["simulator"] = {"api_url": cloud["api_url"]}
     if values.pop("line", None):  # no PostgreSQL stands on the stage: one more empty ledger answers for it
         values["ledgers"] = [*values["ledgers"], str(folder / "files" / "line.sqlite")]
+    if isinstance(act, ImportAct):  # what comes may have the name of what the act writes
+        brought = {"key": act.source.key, "certificate": act.source.certificate}
+        values["source"] |= {name: str(folder / "brought" / path.name) for name, path in brought.items()}
     if isinstance(act, RegisterAct):
         values |= {"region": cloud["region"], **({"endpoint": cloud["endpoint"]} if act.endpoint else {})}
     staged = folder / f"{file.stem}.yaml"
@@ -184,6 +187,7 @@ def _stand_in_between(rehearsed: AnyAct, folder: Path) -> bool:
 
 def _bring_key(act: ImportAct, passphrase: bytes | None) -> None:
     key = throw_away_key(KeyType.RSA2048)
+    act.source.key.parent.mkdir(exist_ok=True)
     _write_key(act.source.key, key, passphrase)
     act.source.certificate.write_bytes(_root(key, "Provider CA").public_bytes(Encoding.PEM))
 
