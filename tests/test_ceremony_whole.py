@@ -144,7 +144,7 @@ def test_a_rehearsal_plays_the_production_s_files_and_touches_nothing_of_it(
 def test_an_import_is_rehearsed_with_a_key_file_made_for_the_occasion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As shipped, where the certificate that comes and the one that is written have the same name; with a passphrase."""
+    """As shipped, where the certificate that comes and the one that is written share a name; with a passphrase."""
     monkeypatch.setattr(os, "environ", dict(os.environ))
     shipped = ROOT / "config" / "ceremony"
     file = tmp_path / "import.yaml"
