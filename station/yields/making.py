@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -13,7 +14,7 @@ from station.faults import Fault, FaultError
 from station.ledger.anchors import Anchor, last_heads
 from station.ledger.standing import Read
 from station.model import NAME
-from station.yields import delivery, files
+from station.yields import delivery, files, page
 from station.yields.findings import findings, verdict
 from station.yields.report import Figures, collect, snapshot
 from station.yields.scope import Scope
@@ -93,6 +94,7 @@ class Maker:
             text = f"{files.name_of(scope)} is made, and waits for its delivery: station report deliver; or name --out"
             raise FaultError(Fault.REPORT_UNDELIVERED, text)
         formats = wanted.formats or self.settings.formats
+        threading.Thread(target=page.load, args=(formats,), daemon=True).start()
         with self.read() as raw, snapshot(raw) as connection:
             heads = last_heads(connection)
             who = {"station": self.station, "software": self.software}

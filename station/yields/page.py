@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 MOST_ROWS: Final = 25
 _OUTCOMES: Final = ("PASS", "FAIL", "ERROR", "ABORTED", "PROVISIONED")
+
+
+def load(formats: Collection[str]) -> None:
+    """Load what draws these formats: a second and a half that the database can use to count."""
+    with suppress(OSError, ImportError):  # `pdf` says what is missing
+        if {"html", "pdf"} & set(formats):
+            _environment()
+        if "pdf" in formats:
+            import weasyprint  # noqa: F401, PLC0415 - as above
 
 
 def html(figures: Figures, settings: Settings, words: Words, undelivered: Sequence[Undelivered] = ()) -> str:

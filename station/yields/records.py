@@ -72,7 +72,7 @@ def units(connection: sa.Connection, scope: Scope) -> Iterator[UnitRow]:
         .where(*scope.real(*OrderKind), tally.c.serial.is_not(None))
         .order_by(tally.c.serial, tally.c.kind, tally.c.at, tally.c.run)
     )
-    rows: Any = connection.execute(query, execution_options={"yield_per": 2000})
+    rows = map(tuple, connection.execute(query, execution_options={"yield_per": 2000}))
     for _, mine in groupby(rows, key=itemgetter(0, 1)):
         yield _unit(list(mine))
 
@@ -82,32 +82,34 @@ def _text(moment: sa.Column[Any]) -> sa.ColumnElement[str]:
     return sa.type_coerce(moment, sa.Text).label(moment.name)
 
 
-def _unit(rows: list[sa.Row[Any]]) -> UnitRow:
-    first, last = rows[0], rows[-1]
-    counted = [row for row in rows if row.outcome in COUNTED]
-    outcomes = [row.outcome for row in rows]
-    certified = next((row for row in reversed(rows) if row.certificate_id), None)
+def _unit(rows: list[Any]) -> UnitRow:
+    counted = [row for row in rows if row[7] in COUNTED]
+    outcomes = [row[7] for row in rows]
+    certified = next((row for row in reversed(rows) if row[11]), None)
+    # By place: of a year's ten million rows each name would be looked up anew.
+    serial, kind, product, order, station, slot, operator, last_outcome, last_fault, last_at, *_ = rows[-1]
+    first_at, counted_before = rows[0][9:11]
     return UnitRow(
-        serial=last.serial,
-        kind=last.kind,
-        product=last.product,
-        order=last.order_number or "",
-        station=last.station,
-        slot=last.slot,
-        operator=last.operator,
+        serial=serial,
+        kind=kind,
+        product=product,
+        order=order or "",
+        station=station,
+        slot=slot,
+        operator=operator,
         runs=len(rows),
         counted=len(counted),
         errors=outcomes.count(Outcome.ERROR.value),
         aborted=outcomes.count(Outcome.ABORTED.value),
-        first_here=bool(counted) and not first.counted_before,
-        first_outcome=counted[0].outcome if counted else "",
-        first_fault=(counted[0].fault or "") if counted else "",
-        last_outcome=last.outcome,
-        last_fault=last.fault or "",
-        first_ended_at=first.at,
-        last_ended_at=last.at,
-        certificate_id=certified.certificate_id if certified else "",
-        certificate_ends=certified.not_after if certified else "",
+        first_here=bool(counted) and not counted_before,
+        first_outcome=counted[0][7] if counted else "",
+        first_fault=(counted[0][8] or "") if counted else "",
+        last_outcome=last_outcome,
+        last_fault=last_fault or "",
+        first_ended_at=first_at,
+        last_ended_at=last_at,
+        certificate_id=certified[11] if certified else "",
+        certificate_ends=certified[12] if certified else "",
     )
 
 
