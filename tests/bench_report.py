@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -118,9 +119,17 @@ def _most_mb() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
+def _fits(folder: Path, runs: int) -> bool:
+    """Whether the disk takes a year of so many runs, the copies that an index makes of them included."""
+    fits = shutil.disk_usage(folder).free > runs * 5000
+    if not fits:
+        _tell(f"{runs:,} runs need {runs * 5 / 1e6:.0f} GB of disk: left out")
+    return fits
+
+
 def sqlite_lines(folder: Path, sizes: list[int]) -> Iterator[tuple[str, Figures]]:
     """Each measured thing with its figures: a station's own ledger."""
-    for runs in sizes:
+    for runs in (size for size in sizes if _fits(folder, size)):
         path = folder / f"{runs}.sqlite"
         began = time.perf_counter()
         big_year.sqlite(path, runs, _tell)
@@ -140,7 +149,7 @@ def postgresql_lines(sizes: list[int]) -> Iterator[tuple[str, Figures]]:
     try:
         server.start()
         Line(server, TEMPLATE, server.folder)
-        for runs in sizes:
+        for runs in (size for size in sizes if _fits(server.folder, size)):
             name = f"year_{runs}"
             Line(server, name, server.folder)
             began = time.perf_counter()
