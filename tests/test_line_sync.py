@@ -579,22 +579,27 @@ def test_a_ledger_that_was_rolled_back_is_found_by_the_line(
     assert refused(line.sync(one, "s1").round) is Fault.LINE_FORKED
 
 
+def put_back(ledger: SqliteLedger, name: str, folder: Path) -> None:
+    """Restore ``b.sqlite`` of the folder in the place of a station's ledger."""
+    state = folder / "state"
+    state.mkdir()
+    restore(folder / "b.sqlite", state, folder / "archives", "linh", name)
+    ledger.dispose()
+    shutil.copy(state / "ledger.sqlite", ledger.store.path)  # into the same file, which the station's parts hold open
+    ledger.store.path.with_name(f"{ledger.store.path.name}-wal").unlink(missing_ok=True)
+
+
 def test_a_restored_station_goes_on_and_what_it_lost_still_counts(
     line: Line, make_stations: MakeStations, tmp_path: Path
 ) -> None:
     (one,) = make_stations("s1")
     one.add_order(production(quantity=6), "linh")
     line.sync(one, "s1", block=6).round()
-    state = tmp_path / "state"
-    state.mkdir()
     whole_run(one, unit("SN-0"))
     backup(one.store.path, tmp_path / "b.sqlite")
     assert build(one, "LOST", 3) == 3
     line.sync(one, "s1").round()
-    restore(tmp_path / "b.sqlite", state, tmp_path / "archives", "linh", "s1")
-    one.dispose()
-    shutil.copy(state / "ledger.sqlite", one.store.path)  # into the same file, which the station's parts hold open
-    one.store.path.with_name(f"{one.store.path.name}-wal").unlink(missing_ok=True)
+    put_back(one, "s1", tmp_path)
     # The server is away: nobody here knows what was lost.
     assert refused(lambda: admitted(one, unit("SN-1"))) is Fault.LEASE_SPENT
     assert give_back(one.store, "s1", "WO-1") == 0
@@ -604,6 +609,29 @@ def test_a_restored_station_goes_on_and_what_it_lost_still_counts(
     line.sync(one, "s1", block=6).round()
     assert line.rows(PASSED) == [(6,)]
     assert verify.ledger_file(one.store.path).findings == []
+
+
+def test_a_certificate_that_must_go_goes_though_its_run_was_lost_with_the_disk(pair: Pair, tmp_path: Path) -> None:
+    one, first, two, second = pair
+    backup(two.store.path, tmp_path / "b.sqlite")
+    whole_run(one, unit("SN-1"))
+    whole_run(two, unit("SN-1"), "another key")  # out of touch: it cannot know
+    whole_run(two, unit("SN-2"), fault=Fault.CLOUD_SILENT)
+    first.round()
+    with second._server.transaction() as server:
+        second._pusher.begin(server)
+    second.push()  # the last that the disk lives: the clash is found on the server, and not heard of here
+    signed = "SELECT number, der FROM issued ORDER BY number"
+    before = rows(two.store.path, signed)
+    put_back(two, "s2", tmp_path)
+    assert rows(two.store.path, signed) == []
+    second.round()
+    assert rows(two.store.path, signed) == before
+    assert rows(two.store.path, "SELECT reason FROM outbox ORDER BY number") == [("clash",), ("ERROR",)]
+    assert two.recover() == []
+    assert verify.ledger_file(two.store.path).findings == []
+    second.round()
+    assert build(two, "C", 9) == 3
 
 
 def test_what_a_station_gave_back_before_a_restore_it_does_not_build_after_it(
@@ -619,12 +647,7 @@ def test_what_a_station_gave_back_before_a_restore_it_does_not_build_after_it(
     first.round()
     second.round()
     assert build(two, "B", 4) == 4
-    state = tmp_path / "state"
-    state.mkdir()
-    restore(tmp_path / "b.sqlite", state, tmp_path / "archives", "linh", "s1")
-    one.dispose()
-    shutil.copy(state / "ledger.sqlite", one.store.path)
-    one.store.path.with_name(f"{one.store.path.name}-wal").unlink(missing_ok=True)
+    put_back(one, "s1", tmp_path)
     first.round()
     assert build(one, "C", 9) == 0
     assert build(two, "D", 9) == 1

@@ -123,13 +123,48 @@ def _known(connection: sa.Connection, run: str) -> bool:
     )
 
 
-def note_told(store: Store) -> None:
-    """All is learned that the line knows of this station's past: after a restore it may build again."""
+def recall(server: sa.Connection, store: Store) -> None:
+    """After a restore: let go out of service what was to go when the disk was lost, and is unknown here.
+
+    The last of what the line knows of this station's past: from here on it may build again.
+    """
     with store.read() as connection:
-        untold = orders.untold(connection)
-    if untold:
-        with store.write() as connection:
-            orders.note_told(connection)
+        if not orders.untold(connection):
+            return
+        known = set(connection.execute(sa.select(schema.outbox.c.number)).scalars())
+    done = sa.exists().where(schema.outbox_done.c.number == schema.outbox.c.number)
+    waits = [row for row in server.execute(sa.select(schema.outbox).where(~done)) if row.number not in known]
+    lost = [(row, _lost(server, store, row.number, row.run)) for row in waits]
+    with store.write() as connection:
+        for row, rows in lost:
+            _take_back(connection, rows)
+            _retire(connection, row.number, row.run, row.reason)
+        orders.note_told(connection)
+
+
+def _lost(server: sa.Connection, store: Store, number: str, run: str) -> list[tuple[sa.Table, dict[str, Any]]]:
+    """Of a certificate that was lost here with the disk, what the outbox needs: the line has it."""
+    with store.read() as connection:
+        if _there(connection, schema.issued, {"number": number}):
+            return []
+    made = sa.select(schema.certificates.c.run).where(schema.certificates.c.number == number)
+    runs = sorted({run, *server.execute(made).scalars()})
+    wanted = (
+        (schema.runs, schema.runs.c.id.in_(runs)),
+        (schema.closures, schema.closures.c.run.in_(runs)),
+        (schema.certificates, schema.certificates.c.number == number),
+        (schema.issued, schema.issued.c.number == number),
+    )
+    return [(table, dict(row)) for table, of in wanted for row in server.execute(sa.select(table).where(of)).mappings()]
+
+
+def _take_back(connection: sa.Connection, lost: list[tuple[sa.Table, dict[str, Any]]]) -> None:
+    live = schema.live_certificates
+    for table, row in lost:
+        if not _there(connection, table, row):
+            connection.execute(sa.insert(table).values(**row))
+            if table is schema.certificates:  # as when it was signed: no older one of its unit is live
+                connection.execute(sa.delete(live).where(live.c.serial == row["serial"]))
 
 
 def pull_clashes(server: sa.Connection, store: Store, station: str) -> list[dict[str, Any]]:
@@ -139,10 +174,13 @@ def pull_clashes(server: sa.Connection, store: Store, station: str) -> list[dict
     found = [dict(row) for row in server.execute(sa.select(schema.clashes)).mappings()]
     new = [row for row in found if row["id"] not in seen]
     for row in new:
+        mine = row["later_station"] == station
+        lost = _lost(server, store, row["number"], row["later_run"]) if mine else []
         with store.write() as connection:
             connection.execute(sa.insert(schema.clashes).values(**row))
-            if row["later_station"] == station:
-                _retire(connection, row)
+            if mine:
+                _take_back(connection, lost)
+                _retire(connection, row["number"], row["later_run"], "clash")
         log.error(
             "a unit clashes with another station's",
             what=row["kind"],
@@ -153,14 +191,13 @@ def pull_clashes(server: sa.Connection, store: Store, station: str) -> list[dict
     return new
 
 
-def _retire(connection: sa.Connection, clash: dict[str, Any]) -> None:
+def _retire(connection: sa.Connection, number: str, run: str, reason: str) -> None:
     """As a run that did not pass would have its certificate retired; the outbox tells the cloud."""
-    number = clash["number"]
     connection.execute(sa.delete(schema.live_certificates).where(schema.live_certificates.c.number == number))
     signed = connection.execute(sa.select(schema.issued.c.number).where(schema.issued.c.number == number)).first()
     waits = connection.execute(sa.select(schema.outbox.c.number).where(schema.outbox.c.number == number)).first()
     if signed and not waits:
-        row = {"number": number, "run": clash["later_run"], "reason": "clash", "at": datetime.now(UTC)}
+        row = {"number": number, "run": run, "reason": reason, "at": datetime.now(UTC)}
         connection.execute(sa.insert(schema.outbox).values(**row))
 
 

@@ -106,7 +106,7 @@ class LineSync(threading.Thread):
             twofold = pull.pull_orders(server, self._store)
             pull.pull_leases(server, self._store, self._station)
             pull.pull_passes(server, self._store, self._station, self._pusher.epoch)
-            pull.note_told(self._store)
+            pull.recall(server, self._store)
             if pull.pull_clashes(server, self._store, self._station):
                 self._settled()
         pull.lease(self._server, self._store, self._station, self._block, twofold)
