@@ -226,6 +226,31 @@ def test_a_shell_that_does_not_restart_is_found_out(modem: Bed) -> None:
     refusal(board.reset, Fault.UNIT_RESET)
 
 
+@pytest.mark.parametrize("reset", ["cfun", "xreset"])
+def test_a_modem_that_answers_ok_and_goes_on_as_before_is_found_out(modem: Bed, reset: str) -> None:
+    board = modem.open(product_of("nrf91", {**BOARD, "reset": reset}), "no-restart")
+    board.identify()
+    refusal(board.reset, Fault.UNIT_RESET)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected", "said"),
+    [
+        ("not-allowed", Fault.INSTALL_REFUSED, "514 the modem does not allow it"),
+        ("active", Fault.INSTALL_REFUSED, "518 the modem is active"),
+        ("keeps", Fault.UNIT_REFUSED, "519 such a credential exists already"),
+    ],
+)
+def test_an_error_of_the_modem_is_told_by_its_number_and_in_words(
+    modem: Bed, fault: str, expected: Fault, said: str
+) -> None:
+    made = product_of("nrf91", BOARD)
+    modem.open(made).enroll(IMEI)
+    modem.lift()
+    board = modem.open(made, fault)
+    assert said in refusal(lambda: board.enroll(IMEI), expected)
+
+
 def test_a_modem_cannot_dial_and_takes_no_images(modem: Bed) -> None:
     board = modem.open(product_of("nrf91", BOARD))
     refusal(lambda: board.dial(Call("localhost", 8883, IMEI, "t", b"x", 1)), Fault.UNIT_CANNOT_DIAL)

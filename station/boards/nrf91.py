@@ -32,6 +32,7 @@ _ROOTS, _CHAIN, _KEY = 0, 1, 2  # the types of %CMNG
 _TAG_MAX: Final = 2_147_483_647
 _DEVELOPMENT_TAGS: Final = range(2_147_483_648, 2_147_483_668)
 
+_OFFLINE: Final = "4"  # of +CFUN: the modem takes credentials
 _NOT_FOUND: Final = 513
 _REFUSALS: Final = {
     514: "the modem does not allow it",
@@ -46,6 +47,7 @@ _REFUSALS: Final = {
 _FINAL: Final = re.compile(rb"(?:^|[\r\n])(OK|ERROR|\+CME ERROR: \d{1,5})\r{0,4}\n")
 _IMEI: Final = re.compile(rb"(?:^|[\r\n])(\d{15})\r{0,4}\n")
 _WORD: Final = re.compile(rb"(?:^|[\r\n])([A-Za-z0-9][A-Za-z0-9._-]{0,63})\r{0,4}\n")
+_FUNCTIONS: Final = re.compile(rb"\+CFUN: (\d{1,2})\r{0,4}\n")
 _UUID: Final = re.compile(rb"%DEVICEUUID: ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\r{0,4}\n")
 _LISTED: Final = re.compile(rb'%CMNG: (\d{1,10}),(\d{1,2}),"([0-9A-Fa-f]{64})"')
 _MADE: Final = re.compile(rb'%KEYGEN: "([A-Za-z0-9_-]{1,8192})(?:\.([A-Za-z0-9_-]{1,4096}))?"')
@@ -150,18 +152,21 @@ class Nrf91Board(CommandLine):
         self._store(_CHAIN, chain)
 
     def reset(self) -> None:
-        """Restart: the modem alone (+CFUN=0), or the whole chip where the firmware has a command for that.
+        """Stop the modem (+CFUN=0), or restart the whole chip where the firmware has a command for that.
 
-        Raises also `Fault.UNIT_RESET`.
+        Raises also `Fault.UNIT_RESET`, where what the board then says shows that it did not.
         """
         match self._options.reset:
             case "cfun":
-                self._again(lambda: self._accepted(self._ask("AT+CFUN=0", self.SHORT_S), "AT+CFUN=0", Fault.UNIT_RESET))
+                self._again(self._halt)
                 self._come_back()
             case "xreset":
-                self._synchronise()
+                self._again(self._offline)
                 self._xreset()
                 self._come_back()
+                # The mode that was set before does not outlast a restart.
+                if self._query("AT+CFUN?", _FUNCTIONS) == _OFFLINE:
+                    raise FaultError(Fault.UNIT_RESET, "AT+CFUN? is still 4 after AT#XRESET: it did not restart")
             case "kernel":
                 self._restart(b"kernel reboot cold\r\n")
 
@@ -172,6 +177,12 @@ class Nrf91Board(CommandLine):
             return Evidence((), None, held.get(_ROOTS))
         by_station = self._product.key_origin is KeyOrigin.STATION
         return Evidence((held[_CHAIN],), held.get(_KEY) if by_station else None, held.get(_ROOTS, Held(b"")))
+
+    def _halt(self) -> None:
+        self._accepted(self._ask("AT+CFUN=0", self.SHORT_S), "AT+CFUN=0", Fault.UNIT_RESET)
+        mode = self._answered("AT+CFUN?", _FUNCTIONS)
+        if mode != "0":
+            raise FaultError(Fault.UNIT_RESET, f"AT+CFUN? is {mode} after AT+CFUN=0: the modem did not stop")
 
     def _xreset(self) -> None:
         """Its OK may be lost with the port of a USB board; the stop tells a board that was lifted."""
@@ -236,14 +247,14 @@ class Nrf91Board(CommandLine):
         }
 
     def _query(self, command: str, form: re.Pattern[bytes]) -> str:
-        def ask() -> str:
-            answer = self._accepted(self._ask(command, self.SHORT_S), command, Fault.UNIT_REFUSED)
-            found = form.search(answer.text)
-            if found is None:
-                raise LostError(f"{command} is not answered in its form")
-            return found[1].decode("ascii")
+        return self._again(lambda: self._answered(command, form))
 
-        return self._again(ask)
+    def _answered(self, command: str, form: re.Pattern[bytes]) -> str:
+        answer = self._accepted(self._ask(command, self.SHORT_S), command, Fault.UNIT_REFUSED)
+        found = form.search(answer.text)
+        if found is None:
+            raise LostError(f"{command} is not answered in its form")
+        return found[1].decode("ascii")
 
     def _lost(self, error: FaultError) -> bool:
         """A board that restarted by itself answers without numbers, as before AT+CMEE=1; or not at all."""
@@ -263,7 +274,7 @@ class Nrf91Board(CommandLine):
 
     def _offline(self) -> None:
         """The modem takes no credentials while it is online."""
-        self._accepted(self._ask("AT+CFUN=4", self.STORE_S), "AT+CFUN=4", Fault.UNIT_REFUSED)
+        self._accepted(self._ask(f"AT+CFUN={_OFFLINE}", self.STORE_S), f"AT+CFUN={_OFFLINE}", Fault.UNIT_REFUSED)
 
     def _ask(self, command: str, total_s: float) -> _Answer:
         line = command

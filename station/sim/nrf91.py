@@ -71,10 +71,10 @@ class Host:
                 self._restart()
         else:
             self._terminal.reply(self._modem.obey(command))
-            if command == b"AT+CFUN=0" and "forget" in self._faults:
-                self._modem.restart()
-            if command == b"AT+CFUN=0" and "never-back" in self._faults:
-                self._terminal.restarted()
+            if command == b"AT+CFUN=0":
+                self._modem.forget()
+                if "never-back" in self._faults:
+                    self._terminal.restarted()
 
     def _restart(self) -> None:
         self._modem.restart()

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 KNOWN = {
     "full": ("", "each write ends in +CME ERROR: 515"),
+    "not-allowed": ("", "no credential may be changed: +CME ERROR: 514"),
+    "active": ("", "AT+CFUN=4 does not hold: +CME ERROR: 518"),
+    "keeps": ("", "a credential that was deleted is still there: +CME ERROR: 519"),
     "keygen-fails": ("", "AT%KEYGEN ends in +CME ERROR: 523"),
     "no-null": ("", "the CSR is as RFC 5758 wants it, without the NULL"),
     "bad-digest": ("", "the attestation is of another CSR"),
@@ -64,6 +67,10 @@ class Modem:
     def restart(self) -> None:
         """As the application leaves it after a start: online, errors without numbers."""
         self._functions, self._numbered = 1, False
+        self.forget()
+
+    def forget(self) -> None:
+        """Lose the store, where ordered so."""
         if "forget" in self._faults:
             for file in self._store.glob("*.pem"):
                 file.unlink()
@@ -82,6 +89,8 @@ class Modem:
             return b""
         if command in self._said:
             return f"{self._said[command]}\r\n".encode()
+        if command == b"AT+CFUN?":
+            return f"+CFUN: {self._functions}\r\n".encode()
         if command == b"AT%DEVICEUUID" and "no-uuid" not in self._faults:
             return f"%DEVICEUUID: {self._uuid}\r\n".encode()
         acts: tuple[tuple[re.Pattern[bytes], Callable[[re.Match[bytes]], bytes]], ...] = (
@@ -100,7 +109,7 @@ class Modem:
         value = int(asked[2])
         if asked[1] == b"CMEE":
             self._numbered = value == 1
-        else:
+        elif {0: "no-restart", 4: "active"}.get(value, "") not in self._faults:
             self._functions = value
         return b""
 
@@ -119,7 +128,8 @@ class Modem:
         self._may_change()
         if kept(self._store, self._file(asked)) is None:
             raise _RefusalError(513)
-        (self._store / self._file(asked)).unlink()
+        if "keeps" not in self._faults:
+            (self._store / self._file(asked)).unlink()
         return b""
 
     def _list(self, asked: re.Match[bytes]) -> bytes:
@@ -197,6 +207,8 @@ class Modem:
     def _may_change(self) -> None:
         if self._functions in {1, 2, 21}:
             raise _RefusalError(518)
+        if "not-allowed" in self._faults:
+            raise _RefusalError(514)
 
     def _file(self, asked: re.Match[bytes]) -> str:
         if int(asked[1]) > _TAG_MAX:
