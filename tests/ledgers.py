@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from station.faults import Fault, FaultError
-from station.ledger import SqliteLedger, identity
+from station.ledger import SqliteLedger, chain, identity
 from station.ledger.store import migrate
 from station.model import (
     KeyOrigin,
@@ -221,19 +221,38 @@ def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 def taken_back(path: Path, version: str) -> None:
-    """The ledger as older software would have left it: what later migrations made is dropped, the rest stays."""
-    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    """The ledger as older software would have left it: its own schema, with the rows that it had tables for."""
+    newer = path.rename(path.with_name("newer.sqlite"))
+    engine = sa.create_engine(f"sqlite+pysqlite:///{path}")
     with engine.begin() as connection:
         migrate(connection, version)
-        there = set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
     engine.dispose()
     with stranger(path) as file:
-        later = file.execute("SELECT type, name FROM sqlite_master WHERE type IN ('table', 'index')").fetchall()
-        for kind, name in sorted(later):
-            if name not in there and not name.startswith("sqlite_"):
-                file.execute(f"DROP {kind} {name}")
-        file.execute("UPDATE alembic_version SET version_num = ?", (version,))
+        file.execute("ATTACH ? AS newer", (str(newer),))
+        tables = [name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            names = ", ".join(row[1] for row in file.execute(f"PRAGMA table_info({table})"))
+            if table not in {"alembic_version", "chain"}:
+                rows_of = f"SELECT rowid, {names} FROM newer.{table} ORDER BY rowid"  # noqa: S608 - a test's own file
+                file.execute(f"INSERT INTO {table} (rowid, {names}) {rows_of}")
+        file.execute("DETACH newer")
+        if "chain" in tables:
+            _chain(file, sorted(set(chain.record_tables()) & set(tables)))
+    newer.unlink()
     identity.mark_of(path).unlink(missing_ok=True)
+
+
+def _chain(file: sqlite3.Connection, tables: list[str]) -> None:
+    """A link a table, over what is in it."""
+    seq, tip, at = 0, chain.START, datetime.now(UTC).isoformat(timespec="microseconds")
+    for table in tables:
+        found = file.execute(f"SELECT * FROM {table} ORDER BY rowid")  # noqa: S608 - a test's own file
+        names = [column[0] for column in found.description]
+        covered = [(table, dict(zip(names, row, strict=True))) for row in found]
+        if covered:
+            seq += 1
+            tip = chain.link_hash(tip, chain.body(seq, at, covered))
+            file.execute("INSERT INTO chain VALUES (?, ?, ?, ?)", (seq, at, f"{table}:{len(covered)}", tip))
 
 
 def command(code: str, path: Path) -> list[str]:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledgers import CA, admitted, certify, end, note, production
+from ledgers import CA, admitted, certify, end, note, production, rows, stranger
 from ledgers import unit as make_unit
 
 from station.faults import Fault, FaultError
@@ -24,7 +24,7 @@ from station.feed.lines import MAX_LINE, FeedLine, opened, sealed
 from station.feed.register import FeedRegister, load_seals
 from station.feed.shelf import FolderShelf
 from station.feed.writer import FeedWriter
-from station.ledger import SqliteLedger
+from station.ledger import SqliteLedger, verify
 from station.ledger.standing import LedgerRegister
 from station.model import Run, Standing, StandingState, Step, certificate_id
 from station.seal import _DOMAIN, seal_id
@@ -350,3 +350,38 @@ def test_the_provider_reads_the_same_from_the_feed_as_from_the_ledger(
     for one in (name, second):
         assert feed.standing(one) == record.standing(one)
     assert run.fault is None
+
+
+def test_what_was_told_follows_from_the_record_or_verify_names_it(
+    ledger: SqliteLedger, writer: FeedWriter, ledger_path: Path
+) -> None:
+    def found() -> list[str]:
+        return [f"{one.where.split()[0]}: {one.what}" for one in verify.ledger_file(ledger_path).findings]
+
+    run, _ = to_connect(ledger, "SN-1")
+    writer.round()
+    assert found() == []
+    end(ledger, run, Fault.STILL_PENDING)
+    assert found() == []  # the station was stopped before it told that
+    writer.round()
+    assert found() == []
+    again, _ = to_connect(ledger, "SN-2")
+    writer.round()
+    end(ledger, again)
+    writer.round()
+    assert [state for (state,) in rows(ledger_path, "SELECT state FROM live_feed ORDER BY seq")] == ["out", "passed"]
+    assert found() == []
+    for forged, what in (
+        ("UPDATE live_feed SET state = 'provisioned', sent = 1", "live_feed: does not follow from the record"),
+        ("UPDATE live_feed SET state = 'ACTIVE'", "live_feed: does not follow from the record"),
+        ("UPDATE live_feed SET seq = seq + 9", "live_feed: has a line that says something else"),
+        ("UPDATE live_feed SET line = x'5b5d'", "live_feed: has a line that says something else"),
+    ):
+        with stranger(ledger_path) as file:
+            file.execute("BEGIN")
+            kept = file.execute("SELECT number, state, seq, line FROM live_feed").fetchall()
+            file.execute(forged)
+            file.execute("COMMIT")
+            assert found() == [what] * 2
+            file.executemany("UPDATE live_feed SET state = ?2, seq = ?3, line = ?4 WHERE number = ?1", kept)
+    assert found() == []

@@ -9,13 +9,27 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from ledgers import MakeLedger, admitted, end, open_ledger, production, rows, started, stranger, unit, whole_run
+from ledgers import (
+    MakeLedger,
+    admitted,
+    end,
+    open_ledger,
+    production,
+    rows,
+    started,
+    stranger,
+    taken_back,
+    unit,
+    whole_run,
+)
 
+from station.cli import main
 from station.faults import Fault, FaultError
 from station.ledger import SqliteLedger, verify
 from station.ledger.anchors import add_head
 from station.ledger.backup import backup, begin, restore
 from station.ledger.export import archive, verify_archives
+from station.ledger.store import HEAD
 
 _LEDGER = "ledger.sqlite"
 
@@ -97,6 +111,29 @@ def test_a_first_restore_needs_no_ledger_to_replace(ledger: SqliteLedger, tmp_pa
     backup(ledger.store.path, tmp_path / "b.sqlite")
     assert restore(tmp_path / "b.sqlite", state, tmp_path / "archives", "linh", "s1") is None
     assert verify.ledger_file(state / _LEDGER).findings == []
+
+
+@pytest.mark.parametrize("version", ["0003", "0007"])
+def test_a_backup_from_before_an_update_verifies_and_is_restored(
+    make_ledger: MakeLedger, ledger_path: Path, tmp_path: Path, version: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = make_ledger()
+    ledger.add_order(production(), "linh")
+    whole_run(ledger, unit("SN-1"))
+    ledger.dispose()
+    taken_back(ledger_path, version)
+    old = tmp_path / "old.sqlite"
+    backup(ledger_path, old)
+    verdict = verify.ledger_file(old)
+    assert (verdict.findings, verdict.schema, verdict.runs) == ([], version, 1)
+    assert main(["ledger", "verify", str(old)]) == 0
+    assert f"It is of schema {version}, from before an update" in capsys.readouterr().out
+    restore(old, tmp_path, tmp_path / "archives", "linh", "s1")
+    again = verify.ledger_file(ledger_path)
+    assert (again.findings, again.schema, again.runs) == ([], HEAD, 1)
+    with stranger(old) as file:  # as its own schema has it, and no other
+        file.execute("DROP TRIGGER orders_no_update")
+    assert "trigger orders_no_update" in {found.where for found in verify.ledger_file(old).findings}
 
 
 def test_nothing_is_restored_over_a_running_station(ledger: SqliteLedger, tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def _verify(arguments: argparse.Namespace) -> int:
                 "runs": verdict.runs,
                 "hash": verdict.hash,
                 "at": verdict.at,
+                "schema": verdict.schema or None,
                 "proved_to": verdict.anchor.seq if verdict.anchor else 0,
                 "unproved": verdict.unproved,
                 "heads": len(verdict.heads),
@@ -106,6 +107,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _say(path: Path, verdict: Verdict) -> None:
+    from station.ledger import store
+
     for finding in verdict.findings:
         link = f"link {finding.link}: " if finding.link else ""
         print(f"{link}{finding.where}: {finding.what}")
@@ -113,6 +116,8 @@ def _say(path: Path, verdict: Verdict) -> None:
         print(f"{path} is NOT as the station wrote it. Keep the file, and every anchor; call the auditor.")
         return
     print(f"{path} is as station {verdict.station} wrote it: {verdict.links} links, {verdict.runs} ended runs.")
+    if verdict.schema not in {"", store.HEAD}:
+        print(f"It is of schema {verdict.schema}, from before an update: restoring it brings it to {store.HEAD}.")
     if verdict.anchor:
         print(f"Proved to link {verdict.anchor.seq} by {verdict.anchor.source} of {verdict.anchor.day}.")
     if verdict.unproved:

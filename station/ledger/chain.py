@@ -43,7 +43,10 @@ class Link:
             ValueError: where the text is not what `extend` writes.
         """
         pairs = [part.split(":") for part in self.rows.split(" ")]
-        return [(name, int(count)) for name, count in pairs]
+        counts = {name: int(count) for name, count in pairs}
+        if _counted(counts) != self.rows:  # the hash covers the rows, not the form in which they are counted
+            raise ValueError(self.rows)
+        return list(counts.items())
 
 
 def record_tables() -> list[str]:
@@ -110,8 +113,12 @@ def extend(connection: sa.Connection, before: Mapping[str, int]) -> None:
         counts: dict[str, int] = {}
         for name, _ in rows:
             counts[name] = counts.get(name, 0) + 1
-        text = " ".join(f"{name}:{count}" for name, count in counts.items())
-        connection.exec_driver_sql("INSERT INTO chain (seq, at, rows, hash) VALUES (?, ?, ?, ?)", (seq, at, text, tip))
+        row = (seq, at, _counted(counts), tip)
+        connection.exec_driver_sql("INSERT INTO chain (seq, at, rows, hash) VALUES (?, ?, ?, ?)", row)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return " ".join(f"{name}:{count}" for name, count in counts.items())
 
 
 def _new_rows(connection: sa.Connection, before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[Row]:

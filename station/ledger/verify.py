@@ -1,9 +1,9 @@
 """Whether a ledger is as the station wrote it, by the ledger alone or against what left the machine (anchors).
 
 Three things are looked at: SQLite's own structure (a damaged page), the schema (a guard that was taken away), and the
-chain, whose every link is computed anew from the rows that it covers. The working tables are computed anew too. A byte
-that may differ without any of this being said is in no row: free space of a page, a counter in the file's header. A
-backup's digest beside it finds that as well.
+chain, whose every link is computed anew from the rows that it covers. The working tables are held against the record
+too (`station.ledger.working`). A byte that may differ without any of this being said is in no row of the record: free
+space of a page, a counter in the file's header, a seal's signature in the feed. A backup's digest finds that as well.
 
 What comes after the last anchor cannot be proved: who holds the machine, and nobody else, can make it anew. It says so.
 """
@@ -11,21 +11,19 @@ What comes after the last anchor cannot be proved: who holds the machine, and no
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from station.faults import Fault, FaultError, printable
-from station.ledger import chain, digest, schema
+from station.ledger import chain, digest, schema, working
 from station.ledger.anchors import Anchor
-from station.ledger.store import Store
-from station.model import Outcome
+from station.ledger.store import HEAD, migrate
 
 _MOST: Final = 100  # findings; a ledger with more of them is none
 Progress = Callable[[int, int], None]
@@ -58,6 +56,7 @@ class Verdict:
     anchor: Anchor | None = None
     heads: list[Anchor] = field(default_factory=list)
     sealed: int = 0
+    schema: str = field(default="", compare=False)  # of a ledger's file; an export has none
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -193,7 +192,8 @@ def ledger_file(path: Path, anchors: Iterable[Anchor] = (), progress: Progress =
             _structure(connection, verdict)
             if _schema(connection, verdict):
                 _links(connection, verdict, anchors, progress)
-                _working(connection, verdict)
+                for what, where in working.differing(connection):
+                    verdict.found(what, where)
                 _facts(connection, verdict)
     except (sqlite3.Error, ValueError, TypeError) as error:
         verdict.found(f"the file is damaged: {error}", path.name)
@@ -233,31 +233,42 @@ def _structure(connection: sqlite3.Connection, verdict: Verdict) -> None:
 _SCHEMA: Final = "SELECT type || ' ' || name, tbl_name, sql FROM sqlite_master"
 
 
+_CHAINED: Final = 3  # the first schema with a chain
+_VERSIONS: Final = {f"{number:04}" for number in range(_CHAINED, int(HEAD) + 1)}
+
+
 @cache
-def _right_schema() -> tuple[dict[str, tuple[str, ...]], list[tuple[str]]]:
-    """What the migrations make of an empty file."""
-    with TemporaryDirectory() as folder:
-        fresh = Path(folder) / "fresh.sqlite"
-        Store(fresh, simulated=True).dispose()
-        with closing(sqlite3.connect(fresh)) as other:
-            right = {name: tuple(more) for name, *more in other.execute(_SCHEMA)}
-            return right, other.execute("SELECT version_num FROM alembic_version").fetchall()
+def _right_schema(version: str) -> dict[str, tuple[str, ...]]:
+    """What the migrations up to ``version`` make of an empty file."""
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    try:
+        with engine.begin() as connection:
+            migrate(connection, version)
+            return {name: tuple(more) for name, *more in connection.exec_driver_sql(_SCHEMA)}
+    finally:
+        engine.dispose()
 
 
 def _schema(connection: sqlite3.Connection, verdict: Verdict) -> bool:
-    """Compare with a fresh ledger's schema; return whether the chain can be read by it."""
-    right, version = _right_schema()
+    """Compare with what the migrations make; return whether the chain can be read by it.
+
+    An older ledger is verified as it is: a backup from before an update is the station's as any other.
+    """
     found = {name: tuple(more) for name, *more in connection.execute(_SCHEMA)}
+    version = HEAD
     if "table alembic_version" in found:
-        said = [tuple(row) for row in connection.execute("SELECT version_num FROM alembic_version")]
-        if said != version:
-            verdict.found(f"is of schema {said}; this software verifies {version}", "alembic_version")
+        said = [row[0] for row in connection.execute("SELECT version_num FROM alembic_version")]
+        if len(said) != 1 or said[0] not in _VERSIONS:
+            verdict.found(f"is of schema {said}; this software verifies {min(_VERSIONS)} to {HEAD}", "alembic_version")
             return False
+        version = said[0]
+    verdict.schema = version
+    right = _right_schema(version)
     for name in sorted(right.keys() | found.keys()):
         if right.get(name) != found.get(name):
             how = "is missing" if name not in found else "was added" if name not in right else "was changed"
             verdict.found(f"{how}: the schema is not the station's", name)
-    return all(f"table {name}" in found for name in schema.metadata.tables)
+    return all(name in found for name in right if name.startswith("table "))
 
 
 class _Cursor:
@@ -300,12 +311,13 @@ def links(
         ValueError: where a link or a row is not what it was and there is no verdict to say so in.
     """
     said = verdict or Verdict()
-    cursors = {name: _Cursor(connection, name) for name in chain.record_tables()}
+    there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    cursors = {name: _Cursor(connection, name) for name in chain.record_tables() if name in there}
     query = "SELECT seq, at, rows, hash FROM chain WHERE seq <= ? ORDER BY seq"
     for stored in connection.execute(query, (until,)):
         link = chain.Link(*stored)
         rows: list[chain.Row] = []
-        for name, count in _counts(link, said):
+        for name, count in _counts(link, cursors.keys(), said):
             for mark in cursors[name].take(count, rows):
                 said.found(f"row {mark} is missing", name, link.seq)
         if verdict is None and said.findings:
@@ -330,44 +342,15 @@ def _links(connection: sqlite3.Connection, verdict: Verdict, anchors: Iterable[A
     checker.end()
 
 
-def _counts(link: chain.Link, verdict: Verdict) -> list[tuple[str, int]]:
+def _counts(link: chain.Link, known: Container[str], verdict: Verdict) -> list[tuple[str, int]]:
     try:
         counts = link.counts()
     except (ValueError, AttributeError):
         counts = []
-    known = set(chain.record_tables())
     if not counts or any(name not in known or not 0 < count <= 1_000_000 for name, count in counts):
         verdict.found(f"says nothing sensible about its rows: {link.rows}", "chain", link.seq)
         return []
     return counts
-
-
-_KEEPS: Final = [outcome.value for outcome in Outcome if outcome.made]  # they leave the certificate in service
-# What lives, by the record: the newest certificate of each serial, unless a run that used it ended otherwise than
-# well, or something else put it in the outbox.
-_LIVE: Final = """
-SELECT serial, key_id, number FROM certificates AS c
-WHERE NOT EXISTS (SELECT 1 FROM certificates AS n WHERE n.serial = c.serial AND n.rowid > c.rowid)
-AND NOT EXISTS (SELECT 1 FROM uses JOIN closures USING (run) WHERE uses.number = c.number AND outcome NOT IN ({live}))
-AND NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.number = c.number)
-"""
-_LOCKED: Final = """
-SELECT run, serial, chip_id FROM admissions JOIN identified USING (run)
-WHERE NOT EXISTS (SELECT 1 FROM closures WHERE closures.run = admissions.run)
-"""
-
-
-def _working(connection: sqlite3.Connection, verdict: Verdict) -> None:
-    live = ", ".join(f"'{outcome}'" for outcome in _KEEPS)
-    for table, columns, query in (
-        ("live_certificates", "serial, key_id, number", _LIVE.format(live=live)),
-        ("live_runs", "run, serial, chip_id", _LOCKED),
-    ):
-        right = {tuple(row) for row in connection.execute(query)}
-        found = {tuple(row) for row in connection.execute(f"SELECT {columns} FROM {table}")}  # noqa: S608 - our own names
-        for row in sorted(right ^ found, key=str):
-            how = "is missing" if row in right else "does not follow from the record"
-            verdict.found(how, f"{table} {row[0]}")
 
 
 def _facts(connection: sqlite3.Connection, verdict: Verdict) -> None:
