@@ -349,7 +349,7 @@ def examine(parts: Mapping[str, Callable[[], str]], limit_s: float = LIMIT_S) ->
         except queue.Empty:
             break
         found[answer.part] = answer
-    late = f"no answer within {limit_s:g} s"
+    late = f"no answer within {limit_s:.1f} s"
     return [
         found.get(name) or Finding(name, Level.BAD, late, Fault.CHECK_LATE, round(limit_s * 1000)) for name in parts
     ]

@@ -22,6 +22,7 @@ from station.ceremony import handover
 from station.ceremony.adopt import adopt
 from station.ceremony.session import public_pem
 from station.cli import main
+from station.config import load
 from station.config.sections import with_sections
 from station.faults import Fault
 from station.model import KeyType
@@ -308,6 +309,7 @@ def test_an_adoption_keeps_the_feed_the_owner_and_every_former_file(desk: Desk) 
     station.config.write_text(json.dumps(adopted))
     adopt(desk.folder / "handover", station.config, desk.said.append)
     assert json.loads(station.config.read_text())["aws"]["activation"] == {"by": "provider"}
+    assert load(former[0]).aws.ca_certificate_id == "0" * 64, "the old CA can still be asked about with it"
     assert "no aws.activation.feed is set" in "".join(desk.said[-3:])
 
 
