@@ -33,7 +33,8 @@ class Limits:
         certificate_bytes: the most bytes (DER) of one certificate; None for no known limit.
         roots_bytes: the most bytes (PEM) of all server roots together; None for no known limit.
         root_count: the most server roots; None for no known limit.
-        lifted_by: the firmware's option that lifts the limit, or why nothing does.
+        lifted_by: the firmware's option that lifts a limit of bytes, or why nothing does.
+        fixed_by: what lifts every other limit (forms, keys, dialling, images, how many roots); mostly nothing.
     """
 
     forms: frozenset[ChainForm]
@@ -47,6 +48,7 @@ class Limits:
     roots_bytes: int | None = None
     root_count: int | None = None
     lifted_by: str = ""
+    fixed_by: str = "no option of the firmware lifts that"
 
 
 @dataclass(frozen=True, slots=True)

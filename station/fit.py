@@ -73,15 +73,21 @@ def misfits(
     held = limits.board_keys if product.key_origin is KeyOrigin.BOARD else limits.station_keys
     if product.key_type not in held:
         known = ", ".join(sorted(held)) or "none"
-        yield f"{product.driver} takes no {product.key_type} key made by the {product.key_origin} (it takes: {known})"
+        yield (
+            f"{product.driver} takes no {product.key_type} key made by the {product.key_origin} (it takes: {known});"
+            f" {limits.fixed_by}"
+        )
     if product.chain_form not in limits.forms:
         known = "; ".join(sorted(limits.forms))
-        yield f"{product.driver} holds no chain of the form {product.chain_form} (it holds: {known})"
+        yield f"{product.driver} holds no chain of the form {product.chain_form} (it holds: {known}); {limits.fixed_by}"
         return
     if product.first_contact is FirstContact.BOARD and not limits.dials:
-        yield f"{product.driver} boards cannot dial; say `first_contact: {{by: none}}` where the key is on the board"
+        yield (
+            f"{product.driver} boards cannot dial ({limits.fixed_by}); say `first_contact: {{by: none}}` where the key"
+            " is on the board"
+        )
     if product.images and not limits.flashes:
-        yield f"{product.driver} writes no firmware images"
+        yield f"{product.driver} writes no firmware images; {limits.fixed_by}"
     yield from _too_long(product, limits, Credentials(chain, b"", None, product.chain_form))
     if product.key_origin is KeyOrigin.STATION and limits.place_bytes is not None:
         length = longest_key(product.key_type, der=limits.der)
@@ -101,7 +107,7 @@ def _roots(product: Product, limits: Limits, roots: bytes) -> Iterator[str]:
     count = chosen.count(b"-----BEGIN ")
     named = "name those it needs with `server_roots: [Amazon Root CA 1]`"
     if limits.root_count is not None and count > limits.root_count:
-        yield f"{product.driver} holds {limits.root_count} of the {count} server roots; {named}"
+        yield f"{product.driver} holds {limits.root_count} of the {count} server roots; {named}; {limits.fixed_by}"
     if limits.roots_bytes is not None and len(chosen) > limits.roots_bytes:
         lifted = f", or lift it by {limits.lifted_by}" if limits.lifted_by else ""
         yield (

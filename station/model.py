@@ -253,8 +253,15 @@ class Product:
     options: Any = field(default=None, compare=False)
 
     def client_id_of(self, unit: Unit) -> str:
-        """The MQTT client id of ``unit``; also its thing name."""
-        return self.client_id.format(serial=unit.serial)
+        """The MQTT client id of ``unit``; also its thing name and its certificate's common name.
+
+        Raises:
+            FaultError: `Fault.CONFIG` where the template makes more of the serial than a common name can be.
+        """
+        name = self.client_id.format(serial=unit.serial)
+        if not SERIAL.fullmatch(name):
+            raise FaultError(Fault.CONFIG, f"the client id {name!r} is not of the form {SERIAL.pattern}")
+        return name
 
     def topic_of(self, unit: Unit) -> str:
         """The topic of the first publish of ``unit``."""

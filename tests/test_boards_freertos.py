@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from board_contract import BoardContract
+from cryptography import x509
 from family_bed import Bed, bed, certified, less_patience, product_of, provisioned, refusal
 from pydantic import ValidationError
 
@@ -116,6 +118,17 @@ def test_a_certificate_of_over_2_048_bytes_is_refused_before_anything_is_sent(cl
     small = type(limits)(limits.forms, limits.board_keys, certificate_bytes=300, lifted_by=limits.lifted_by)
     (sentence,) = misfits(made, small, credentials.chain)
     assert "PEM_CERT_MAX_LEN" in sentence
+
+
+def test_the_longest_thing_name_and_endpoint_stand_on_one_line_and_a_longer_name_is_refused_before(cli: Bed) -> None:
+    made = product_of("freertos", {"endpoint": "e" * 100}, **LEAF, client_id="{serial}" + "-" * 60)
+    board = cli.open(made)
+    unit = board.identify()
+    name = made.client_id_of(unit)
+    assert len(name) == 64
+    assert x509.load_der_x509_csr(board.enroll(name).csr).subject.rfc4514_string() == f"CN={name}"
+    longer = replace(unit, serial=unit.serial + "1")
+    assert f"client id '{longer.serial}-" in refusal(lambda: made.client_id_of(longer), Fault.CONFIG)
 
 
 def test_settings_that_did_not_stay_are_found_out(cli: Bed) -> None:

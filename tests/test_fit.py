@@ -66,15 +66,23 @@ def test_what_is_within_every_limit_fits() -> None:
 @pytest.mark.parametrize(
     ("changes", "limits", "text"),
     [
-        ({"key_origin": KeyOrigin.BOARD}, {"board_keys": frozenset()}, "no p256 key made by the board"),
+        (
+            {"key_origin": KeyOrigin.BOARD},
+            {"board_keys": frozenset()},
+            "no p256 key made by the board (it takes: none); no option",
+        ),
         (
             {"key_origin": KeyOrigin.STATION},
             {"station_keys": frozenset({KeyType.RSA2048})},
-            "by the station (it takes: rsa2048)",
+            "by the station (it takes: rsa2048); no option of the firmware lifts that",
         ),
-        ({"chain_form": ChainForm.TWO_SLOTS}, {"forms": frozenset({ChainForm.LEAF})}, "no chain of the form leaf,ca"),
-        ({"first_contact": FirstContact.BOARD}, {"dials": False}, "boards cannot dial"),
-        ({"images": (Image(Path("a"), 0, "0" * 64),)}, {}, "writes no firmware"),
+        (
+            {"chain_form": ChainForm.TWO_SLOTS},
+            {"forms": frozenset({ChainForm.LEAF})},
+            "no chain of the form leaf,ca (it holds: leaf); no opt",
+        ),
+        ({"first_contact": FirstContact.BOARD}, {"dials": False}, "cannot dial (no option of the firmware"),
+        ({"images": (Image(Path("a"), 0, "0" * 64),)}, {}, "writes no firmware images; no option"),
         ({}, {"place_bytes": 767, "lifted_by": "CONFIG_BUF_SIZE"}, "lifted by CONFIG_BUF_SIZE"),
         ({"chain_form": ChainForm.LEAF}, {"certificate_bytes": 256}, "does not fit the 256"),
         (
@@ -97,7 +105,7 @@ ROOTS = (Path(__file__).parent.parent / "config/amazon-roots.pem").read_bytes()
     ("names", "limits", "text"),
     [
         ((), {"roots_bytes": 4_000, "lifted_by": "CONFIG_BUF_SIZE"}, "lift it by CONFIG_BUF_SIZE"),
-        ((), {"root_count": 1}, "holds 1 of the 4 server roots"),
+        ((), {"root_count": 1}, "CA 1]`; no option of the firmware lifts that"),
         (("Amazon Root CA 9",), {}, "no server root is called 'Amazon Root CA 9'; there are Amazon Root CA 1, "),
     ],
 )

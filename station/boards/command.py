@@ -347,6 +347,7 @@ def _limits(options: Options) -> Limits:
         certificate_bytes=holds.certificate_bytes,
         roots_bytes=holds.roots_bytes,
         lifted_by=holds.lifted_by,
+        fixed_by="the product's options `holds`, `enroll`, `dial` and `flash` say what its boards can do",
     )
 
 
