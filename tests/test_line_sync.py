@@ -458,6 +458,32 @@ def test_units_of_a_lot_come_with_their_order_and_from_no_other_station(
     everything(line, one)
 
 
+def test_a_lot_is_taken_over_when_all_its_units_are_there(
+    line: Line, make_stations: MakeStations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push, "_LINKS_A_PUSH", 1)
+    one, two = make_stations("s1", "s2")
+    first, second = line.sync(one, "s1"), line.sync(two, "s2")
+    one.add_order(golden("GO-1", *(f"SN-{index:04}" for index in range(1200))), "linh")  # two links
+    with first._server.transaction() as server:
+        first._pusher.begin(server)
+    while line.rows("SELECT count(*) FROM orders") == [(0,)]:
+        portion = first._pusher.next()
+        assert portion is not None
+        with first._server.transaction() as server:
+            first._pusher.push(server, portion)
+        first._pusher.pushed(portion)
+    with closing(line.as_station("s3")) as other:  # nor is what is no order at all, whoever opens it
+        at = datetime.now(UTC).isoformat(timespec="microseconds")
+        for kind, quantity in (("golden", 1), ("production", 0), ("party", 1)):
+            other.execute("INSERT INTO orders VALUES (%s, 'sensor-b', %s, %s, '', 'x', %s)", (kind, kind, quantity, at))
+    second.round()
+    assert two.orders() == []
+    first.round()
+    second.round()
+    assert [found.order for found in two.orders()] == [found.order for found in one.orders()]
+
+
 def test_two_orders_under_one_number_build_nothing_on_the_second_station(
     line: Line, make_stations: MakeStations, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -677,6 +703,8 @@ def test_what_a_station_gave_back_before_a_restore_it_does_not_build_after_it(
         "INSERT INTO line_links (station, epoch, seq, at, rows, hash) VALUES ('s2', '', 999, '', '', '')",
         "INSERT INTO line_links VALUES (DEFAULT, 's1', '', 999, '', '', '', '2020-01-01')",
         "INSERT INTO line_acts VALUES ('closed', 'WO-1', 's2')",
+        "INSERT INTO orders VALUES ('WO-8', 'sensor-b', 'production', 5, '', 'linh', 'yesterday')",
+        "INSERT INTO order_closures VALUES ('WO-1', 'linh', '2026-11-26T24:00:00.000000+00:00')",
         "INSERT INTO passes SELECT 'y', 's1', '', 1, 'AHEAD', chip_id, key_id, '9', order_number, kind, at FROM passes",
         "INSERT INTO passes SELECT 'x', 's2', '', 1, serial, chip_id, key_id, '9', order_number, kind, at FROM passes",
         "INSERT INTO closures VALUES ((SELECT run FROM line_passes WHERE station = 's2'), 'PASS', NULL, '', '2026')",

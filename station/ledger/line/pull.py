@@ -9,7 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 import structlog
 
-from station.faults import Fault
+from station.faults import Fault, FaultError
 from station.ledger import orders, schema
 from station.ledger.line.server import LineServer
 from station.ledger.store import Store
@@ -37,9 +37,11 @@ def pull_orders(server: sa.Connection, store: Store) -> frozenset[str]:
         among = sa.select(schema.orders.c.number).where(schema.orders.c.number.in_(list(open_there)))
         known = set(connection.execute(among).scalars())
     fresh = [row for number, row in open_there.items() if number not in known]
-    numbers = [row["number"] for row in fresh]
-    named = sa.select(schema.order_units).where(schema.order_units.c.order_number.in_(numbers))
+    named = sa.select(schema.order_units).where(schema.order_units.c.order_number.in_([row["number"] for row in fresh]))
     units = [dict(row) for row in server.execute(named).mappings()] if fresh else []
+    fresh = [row for row in fresh if _workable(row, units)]
+    numbers = {row["number"] for row in fresh}
+    units = [row for row in units if row["order_number"] in numbers]
     over = sa.select(closed).where(closed.c.order_number.in_(sorted(open_here)))
     endings = [dict(row) for row in server.execute(over).mappings()]
     if endings:
@@ -53,6 +55,17 @@ def pull_orders(server: sa.Connection, store: Store) -> frozenset[str]:
             if new:
                 connection.execute(sa.insert(table), new)
     return twofold
+
+
+def _workable(row: Mapping[str, Any], units: list[dict[str, Any]]) -> bool:
+    """Whether it is an order by our own rules: a long lot may not be there whole yet, and a login may add anything."""
+    serials = tuple(unit["serial"] for unit in units if unit["order_number"] == row["number"])
+    try:
+        WorkOrder(row["number"], row["product"], OrderKind(row["kind"]), row["quantity"], serials, row["reason"])
+    except (FaultError, ValueError) as error:
+        log.warning("an order of the line is left out", order=row["number"], why=str(error))
+        return False
+    return True
 
 
 def _tell_closed(server: sa.Connection, by: Mapping[str, str]) -> None:

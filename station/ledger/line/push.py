@@ -41,10 +41,14 @@ links = sa.table(
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """Some links that follow one another, and the rows that they cover, by table."""
+    """Some links that follow one another, and the rows that they cover, by table.
+
+    A long lot is several links, its units before its order: ``orders`` are those of the units.
+    """
 
     links: list[chain.Link]
     rows: dict[str, list[dict[str, Any]]]
+    orders: list[dict[str, Any]]
 
 
 class Pusher:
@@ -88,7 +92,10 @@ class Pusher:
                     break
             if not taken:
                 return None
-            return Portion(taken, {name: self._rows(connection, name, count) for name, count in counts.items()})
+            rows = {name: self._rows(connection, name, count) for name, count in counts.items()}
+            numbers = {row["order_number"] for row in rows.get("order_units", [])}
+            of = sa.select(schema.orders).where(schema.orders.c.number.in_(sorted(numbers)))
+            return Portion(taken, rows, [dict(row) for row in connection.execute(of).mappings()])
 
     def _rows(self, connection: sa.Connection, name: str, count: int) -> list[dict[str, Any]]:
         rowid = sa.literal_column("rowid", sa.Integer)
@@ -98,6 +105,8 @@ class Pusher:
 
     def push(self, server: sa.Connection, portion: Portion) -> None:
         """Add a portion within the caller's transaction on the server; `pushed` once that is committed."""
+        if portion.orders:
+            server.execute(postgresql.insert(schema.orders).on_conflict_do_nothing(), portion.orders)
         for table in PUSHED:
             rows = portion.rows.get(table.name, [])
             if table.name == "leases":

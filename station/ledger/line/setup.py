@@ -22,7 +22,11 @@ WRITERS: Final = "line_stations"
 READERS: Final = "line_readers"
 
 # Orders are the whole line's: a station reads all, opens any and closes any; `line_acts` says which one did.
-_ORDERS: Final = ("orders", "order_units", "order_closures")
+_ORDERS: Final = {
+    "orders": "line_time(opened_at)",
+    "order_units": "true",
+    "order_closures": "line_time(closed_at)",
+}
 # Tables of the server's own that a station writes its rows of.
 _LINE: Final = ("line_links", "line_seen")
 
@@ -54,6 +58,13 @@ _FUNCTIONS: Final = """
 CREATE OR REPLACE FUNCTION line_me() RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS
 $$ SELECT name FROM line_members WHERE role = session_user $$;
+
+-- A time as every station writes and reads it (`station.ledger.schema.UtcTime`): one that is none would end the syncs
+-- of all that read it.
+CREATE OR REPLACE FUNCTION line_time(said text) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = public, pg_temp AS
+$$ SELECT CASE WHEN said ~ '^\\d{4}-\\d\\d-\\d\\dT([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d[.]\\d{6}[+]00:00$'
+    THEN CAST(said AS timestamptz) IS NOT NULL ELSE false END $$;
 
 CREATE OR REPLACE FUNCTION line_seen_now() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS
 $$ BEGIN NEW.seen_at := now(); RETURN NEW; END $$;
@@ -216,7 +227,7 @@ _DERIVED: Final = f"""EXISTS (
     SELECT 1 FROM tally t JOIN identified i ON i.run = t.run JOIN uses u ON u.run = t.run
     JOIN certificates c ON c.number = u.number
     WHERE t.run = passes.run AND t.outcome IN ({_MADE}) AND t.kind = passes.kind AND t.kind <> 'golden'
-    AND t.at = passes.at AND t.order_number = passes.order_number AND i.serial = passes.serial
+    AND t.at = passes.at AND line_time(passes.at) AND t.order_number = passes.order_number AND i.serial = passes.serial
     AND i.chip_id = passes.chip_id AND c.number = passes.number AND c.key_id = passes.key_id)"""  # noqa: S608 - our own names
 
 
@@ -247,7 +258,7 @@ def _grant(connection: sa.Connection) -> None:
         "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC",
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
         f"REVOKE TEMPORARY ON DATABASE {_database(connection)} FROM PUBLIC",
-        f"GRANT EXECUTE ON FUNCTION line_me, line_lease, line_sum_steps TO {WRITERS}",
+        f"GRANT EXECUTE ON FUNCTION line_me, line_lease, line_sum_steps, line_time TO {WRITERS}",
         f"GRANT SELECT ON line_passes, line_schema, line_sources TO {WRITERS}",
         f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {READERS}",
     ]
@@ -267,10 +278,12 @@ def _grant(connection: sa.Connection) -> None:
     # When a link arrived is the server's word.
     said.append(f"REVOKE INSERT ON line_links FROM {WRITERS}")
     said.append(f"GRANT INSERT (station, epoch, seq, at, rows, hash) ON line_links TO {WRITERS}")
-    for table in _ORDERS:
+    for table, sound in _ORDERS.items():
         said.append(f"GRANT SELECT, INSERT ON {table} TO {WRITERS}")
         said += _policy(table, "line_read", "SELECT", WRITERS, "USING (true)")
-        said += _policy(table, "line_add", "INSERT", WRITERS, "WITH CHECK ((SELECT line_me()) IS NOT NULL)")
+        said += _policy(
+            table, "line_add", "INSERT", WRITERS, f"WITH CHECK ((SELECT line_me()) IS NOT NULL AND {sound})"
+        )
     said.append(f"GRANT SELECT ON line_acts TO {WRITERS}")
     said += _policy("line_acts", "line_read", "SELECT", WRITERS, "USING (true)")
     said.append(f"GRANT UPDATE ON line_seen TO {WRITERS}")
