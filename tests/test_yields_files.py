@@ -147,13 +147,6 @@ def test_the_same_figures_give_the_same_page(full: SqliteLedger, tmp_path: Path)
     assert pages[0] == pages[1]
 
 
-def test_the_pdf_is_printed_from_the_page(full: SqliteLedger, tmp_path: Path) -> None:
-    printed = only(made(full, tmp_path, "pdf", language="vi").folder, "pdf").read_bytes()
-    assert printed.startswith(b"%PDF-")
-    assert printed.rstrip().endswith(b"%%EOF")
-    assert len(printed) > 30_000  # fonts, pictures and pages
-
-
 def test_an_empty_day_is_a_page_too(ledger: SqliteLedger, tmp_path: Path) -> None:
     report = made(ledger, tmp_path, "html", "csv", "json")
     assert report.sentence == "Nothing was made."
