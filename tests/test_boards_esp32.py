@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -291,6 +292,18 @@ def test_a_chip_with_secure_boot_is_served_without_a_stub_where_the_product_has_
     credentials = certified(board)
     board.install(credentials)
     assert examine(board.inspect(bytes(32)), credentials, bytes(32)) is KeyProof.DIGEST
+
+
+def test_no_bootloader_is_written_where_esptool_writes_none(plug: Plug) -> None:
+    """The simulator is no ESP32, the one chip with secure boot of version 1: what the child says of it is made up."""
+    found = {"secure_download": False, "flash_encryption": False, "secure_boot": True, "secure_boot_v1": True}
+    for offset, refused in ((0x1000, True), (0x8000, False)):
+        image = Image(Path("image.bin"), offset, "0" * 64)
+        board, _ = plug(options=replace_options(secure_boot=True), images=(image,))
+        if refused:
+            assert "below 0x8000" in refusal(partial(board._right_state, found), Fault.CHIP_STATE)
+        else:
+            board._right_state(found)
 
 
 def test_flash_that_does_not_keep_a_bit_is_refused(plug: Plug) -> None:

@@ -19,9 +19,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from test_ca import NUMBER, make_key, make_root, product
 from whole_line import MakeStation
 
-from station.boards import families
+from station.boards import families, family
 from station.boards.enrollment import enroll_here
 from station.ca import CertificateAuthority
+from station.config.loader import read
+from station.config.products import product_of
 from station.credentials import Credentials, chosen_roots, longest_key
 from station.family import Limits
 from station.faults import Fault
@@ -98,7 +100,9 @@ def test_each_misfit_is_named(changes: dict[str, Any], limits: dict[str, Any], t
     assert text in sentence
 
 
-ROOTS = (Path(__file__).parent.parent / "config/amazon-roots.pem").read_bytes()
+HOUSE = Path(__file__).parent.parent
+SHIPPED = HOUSE / "config/products"
+ROOTS = (HOUSE / "config/amazon-roots.pem").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -164,14 +168,20 @@ def test_an_endpoint_that_goes_into_boards_is_the_station_s(make_station: MakeSt
 
 
 def test_each_family_has_its_product_file_and_its_page_and_is_loaded_only_when_it_is_named() -> None:
-    house = Path(__file__).parent.parent
-    drivers = {yaml.safe_load(file.read_text())["driver"] for file in (house / "config/products").glob("*.yaml")}
+    drivers = {yaml.safe_load(file.read_text())["driver"] for file in SHIPPED.glob("*.yaml")}
     assert drivers == set(families())
-    pages = {page.stem for page in (house / "docs/boards").glob("*.md")}
+    pages = {page.stem for page in (HOUSE / "docs/boards").glob("*.md")}
     assert pages - {"README"} == set(families()) - {"console"}, "console's page is docs/new-board.md"
     asked = "from station import boards; boards.family('console'); import sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
     assert {name for name in families() if f"station.boards.{name}" in loaded} == {"console"}
+
+
+@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda file: file.stem)
+def test_each_product_file_as_shipped_is_read_and_fits_its_family(file: Path) -> None:
+    made = product_of(read(file), lambda name: family(name).options)
+    largest = authority(KeyType.P256).largest(replace(made, profile=replace(made.profile, validity_days=365)))
+    assert list(misfits(made, family(made.driver).limits(made.options), largest, ROOTS)) == []
 
 
 def test_station_boards_tells_each_family_s_limits_whole() -> None:

@@ -31,6 +31,7 @@ from station.model import Call, ChainForm, Ending, Product, Unit
 from station.transcript import Transcript
 
 _SECTOR: Final = 4_096
+_BEHIND_BOOTLOADER: Final = 0x8000  # cmds.write_flash of esptool 5.6: a bootloader under another key bricks such a chip
 _LOAD_S: Final = 30.0  # esptool's import: 0.1 s, and more on a laden machine
 _CONNECT_S: Final = 30.0  # two attempts of four resets each, the stub at 115,200 baud
 _ORDER_S: Final = 20.0
@@ -222,6 +223,11 @@ class Esp32Board:
         if found["secure_boot"] is not self._options.secure_boot:
             on = "on" if found["secure_boot"] else "off"
             raise FaultError(Fault.CHIP_STATE, f"the chip's secure boot is {on}, the product says otherwise")
+        if found["secure_boot_v1"] and any(image.offset < _BEHIND_BOOTLOADER for image in self._product.images):
+            raise FaultError(
+                Fault.CHIP_STATE,
+                f"the chip has secure boot of version 1: esptool writes no image below {_BEHIND_BOOTLOADER:#x} there",
+            )
 
     def _built(self, credentials: Credentials) -> bytes:
         """The whole partition. Raises `Fault.PRODUCT_UNFIT` where it is too small."""

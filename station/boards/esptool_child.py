@@ -103,6 +103,7 @@ class Worker:
             "mac": self._mac(),
             "revision": f"{chip.get_major_chip_version()}.{chip.get_minor_chip_version()}",
             "secure_boot": bool(chip.get_secure_boot_enabled()),
+            "secure_boot_v1": bool(chip.get_secure_boot_v1_enabled()),
             "flash_encryption": bool(chip.get_flash_encryption_enabled()),
         }
         if found["flash_encryption"]:
