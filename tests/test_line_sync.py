@@ -717,6 +717,7 @@ def test_what_a_station_gave_back_before_a_restore_it_does_not_build_after_it(
         "CREATE TEMP TABLE mine (x int)",
         "CREATE SCHEMA mine",
         "DELETE FROM line_seen",
+        "UPDATE line_seen SET clock = 'late'",
         "DELETE FROM orders",
         "UPDATE orders SET quantity = 99",
         "DELETE FROM order_closures",

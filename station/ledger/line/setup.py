@@ -270,7 +270,11 @@ def _grant(connection: sa.Connection) -> None:
         said += _policy(table, "read_all", "SELECT", READERS, "USING (true)")
     for table, mine in own.items():
         # Leases are given by `line_lease` alone; what a station may say itself is that it gives some back.
-        more = {"leases": "quantity < 0 AND split_part(id, '/', 1) = station", "passes": _DERIVED}
+        more = {
+            "leases": "quantity < 0 AND split_part(id, '/', 1) = station",
+            "passes": _DERIVED,
+            "line_seen": "line_time(clock)",
+        }
         adds = f"{mine} AND {more.get(table, 'true')}"
         said.append(f"GRANT SELECT, INSERT ON {table} TO {WRITERS}")
         said += _policy(table, "own_read", "SELECT", WRITERS, f"USING ({mine})")
@@ -287,7 +291,13 @@ def _grant(connection: sa.Connection) -> None:
     said.append(f"GRANT SELECT ON line_acts TO {WRITERS}")
     said += _policy("line_acts", "line_read", "SELECT", WRITERS, "USING (true)")
     said.append(f"GRANT UPDATE ON line_seen TO {WRITERS}")
-    said += _policy("line_seen", "own_change", "UPDATE", WRITERS, "USING (station = (SELECT line_me()))")
+    said += _policy(
+        "line_seen",
+        "own_change",
+        "UPDATE",
+        WRITERS,
+        f"USING ({own['line_seen']}) WITH CHECK ({own['line_seen']} AND line_time(clock))",
+    )
     said.append(f"GRANT SELECT ON clashes TO {WRITERS}")
     said += _policy(
         "clashes", "own_read", "SELECT", WRITERS, "USING ((SELECT line_me()) IN (earlier_station, later_station))"
