@@ -31,7 +31,11 @@ class OrderFact:
 
 @dataclass(frozen=True)
 class RunFact:
-    """One closed run. ``order`` is None where it was never admitted, ``serial`` where it never said who it is."""
+    """One closed run. ``order`` is None where it was never admitted, ``serial`` where it never said who it is.
+
+    ``supersedes`` is the run whose certificate went out of service for this one's. Not ``revoked``: what this run put
+    into the outbox is in there still.
+    """
 
     id: str
     serial: str | None
@@ -48,11 +52,22 @@ class RunFact:
     detail: str = ""
     steps: tuple[tuple[str, float, str | None], ...] = field(default=())
     certified: bool = False
+    life_days: int = 7300
+    supersedes: str | None = None
+    revoked: bool = True
     product: str = "sensor-b"
 
     @property
     def started_at(self) -> datetime:
         return self.ended_at - timedelta(seconds=self.took_s)
+
+    @property
+    def signed_at(self) -> datetime:
+        return self.started_at + timedelta(milliseconds=sum(ms for _, ms, _ in self.steps))
+
+    @property
+    def not_after(self) -> datetime:
+        return self.signed_at + timedelta(days=self.life_days)
 
 
 def put(ledger: SqliteLedger, order_facts: Iterable[OrderFact], run_facts: Iterable[RunFact]) -> None:
@@ -100,20 +115,27 @@ def _run(rows: Rows, run: RunFact) -> None:
         rows["steps"].append({"run": run.id, "position": position, "step": step, "fault": fault, **took})
         at += timedelta(milliseconds=ms)
     if run.certified:
-        _certificate(rows, run, at)
+        _certificate(rows, run)
+    if run.supersedes:
+        _out(rows, run, run.supersedes, "superseded")
     end = {"run": run.id, "outcome": run.outcome, "at": run.ended_at}
     rows["closures"].append({**end, "fault": run.fault, "detail": run.detail})
 
 
-def _certificate(rows: Rows, run: RunFact, at: datetime) -> None:
+def _certificate(rows: Rows, run: RunFact) -> None:
     """Signed in this run; taken out of service where the run did not pass."""
-    made = {"number": run.id, "run": run.id, "at": at}
+    made = {"number": run.id, "run": run.id, "at": run.signed_at}
     rows["certificates"].append(
         {**made, "serial": run.serial, "key_id": run.id, "authority": "ca", "profile_hash": "p"}
     )
     rows["uses"].append(made)
-    life = {"certificate_id": run.id, "der": b"", "not_after": at + timedelta(days=7300)}
-    rows["issued"].append({"number": run.id, "at": at, **life})
+    life = {"certificate_id": run.id, "der": b"", "not_after": run.not_after}
+    rows["issued"].append({"number": run.id, "at": run.signed_at, **life})
     if run.outcome not in {"PASS", "PROVISIONED"}:
-        rows["outbox"].append({"number": run.id, "run": run.id, "reason": run.outcome, "at": run.ended_at})
-        rows["outbox_done"].append({"number": run.id, "at": run.ended_at})
+        _out(rows, run, run.id, run.outcome)
+
+
+def _out(rows: Rows, run: RunFact, number: str, reason: str) -> None:
+    rows["outbox"].append({"number": number, "run": run.id, "reason": reason, "at": run.ended_at})
+    if run.revoked:
+        rows["outbox_done"].append({"number": number, "at": run.ended_at})

@@ -7,10 +7,12 @@ say who they are, two stations, runs that end on the very edge of a day, and day
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -24,6 +26,7 @@ from month import OrderFact, RunFact, put
 from station.config.report import Report
 from station.model import Outcome
 from station.yields.counts import Yield
+from station.yields.records import UnitRow
 from station.yields.records import units as unit_rows
 from station.yields.report import Figures, collect
 from station.yields.scope import Scope
@@ -37,10 +40,13 @@ STEPS = ("identify", "admit", "enroll", "issue", "install", "verify", "connect")
 ORDERS = {"production": "WO-1", "rework": "RW-1", "golden": "GO-1"}
 # Without shrinking: it would take longer than the suite may; the example that failed is printed as it is.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
+MADE = datetime(2026, 12, 31, tzinfo=UTC)
 _numbers = itertools.count()
 
 _moments = st.one_of(
     st.integers(0, 6 * 86_400).map(lambda second: timedelta(seconds=second)),
+    # The first day of the window, so that much happens to the same few units on one day.
+    st.integers(56 * 3600, 70 * 3600).map(lambda second: timedelta(seconds=second)),
     # The edges: midnight, six o'clock and the hours in which clocks change, and a microsecond beside them.
     st.builds(
         lambda day, hour, off: timedelta(days=day, hours=hour, microseconds=off),
@@ -77,7 +83,21 @@ def run_facts(draw: st.DrawFn, start: datetime) -> RunFact:
         simulated=draw(st.sampled_from((False,) * 9 + (True,))),
         steps=took,
         certified=admitted and draw(st.booleans()),
+        life_days=draw(st.sampled_from((7300, 60, 80, 170, 175, 260, 290))),  # some end about when it is counted
+        revoked=draw(st.booleans()),
     )
+
+
+def superseding(facts: list[RunFact]) -> list[RunFact]:
+    """A unit's certificate goes out of service when it gets its next."""
+    newest: dict[str | None, str] = {}
+    made = []
+    for fact in sorted(facts, key=lambda one: (one.ended_at, one.id)):
+        good = fact.certified and fact.outcome in {"PASS", "PROVISIONED"}
+        made.append(replace(fact, supersedes=newest.get(fact.serial)) if good else fact)
+        if good:
+            newest[fact.serial] = fact.id
+    return made
 
 
 @st.composite
@@ -86,7 +106,9 @@ def months(draw: st.DrawFn) -> tuple[list[RunFact], Report, date, date]:
     zone = draw(st.sampled_from(ZONES))
     # The moments are set by the wall clock of the first day, so that the edges are edges there.
     start = datetime(first.year, first.month, first.day, tzinfo=ZoneInfo(zone)).astimezone(UTC) - timedelta(days=2)
-    facts = draw(st.lists(run_facts(start), max_size=40))
+    facts = superseding(
+        draw(st.lists(run_facts(start), max_size=5) | st.lists(run_facts(start), min_size=30, max_size=40))
+    )
     told = Report.model_validate_json(
         f'{{"timezone": "{zone}", "day_starts": "{draw(st.sampled_from(("00:00", "06:00", "02:30")))}",'
         ' "shifts": [{"name": "day", "starts": "06:00", "ends": "18:00"},'
@@ -102,23 +124,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def report(folder: Path, facts: list[RunFact], told: Report, first: date, last: date, **only: str) -> Figures:
+Units = dict[tuple[str, str], UnitRow]
+
+
+def report(folder: Path, facts: list[RunFact], told: Report, first: date, last: date) -> tuple[Figures, Units]:
     path = folder / f"{next(_numbers)}.sqlite"
     shutil.copy(folder / "empty.sqlite", path)
     ledger = open_ledger(path)
     try:
         golden = tuple(sorted({fact.serial for fact in facts if fact.kind == "golden" and fact.serial}))
         put(ledger, [OrderFact("WO-1"), OrderFact("RW-1", "rework"), OrderFact("GO-1", "golden", 9, golden)], facts)
-        now = datetime(2026, 12, 31, tzinfo=UTC)
-        scope = Scope(window(told, now, first=first, last=last), only.get("order"), only.get("station"))
+        scope = Scope(window(told, MADE, first=first, last=last))
         with ledger.store.read() as connection:
-            found = collect(connection, scope, told, station="s1", software="1", now=now)
+            found = collect(connection, scope, told, station="s1", software="1", now=MADE)
             rows = {(row.serial, row.kind): row for row in unit_rows(connection, scope)}
     finally:
         ledger.dispose()
         ledger.store.path.unlink()
-    assert sum(row.first_here for row in rows.values() if row.kind == "production") == found.yields.units or only
-    return found
+    assert sum(row.first_here for row in rows.values() if row.kind == "production") == found.yields.units
+    return found, rows
 
 
 # The recount. It knows nothing of the station's code: lists, and the wall clock.
@@ -129,6 +153,7 @@ class Recount:
         self.zone, self.starts = ZoneInfo(told.timezone), told.day_starts
         self.start, self.end = self.opens(first), self.opens(last + timedelta(days=1))
         self.real = sorted((f for f in facts if not f.simulated), key=lambda f: (f.ended_at, f.id))
+        self.facts = facts
         self.all_here = [f for f in facts if self.start <= f.ended_at < self.end]
         self.here = [f for f in self.real if self.start <= f.ended_at < self.end]
 
@@ -155,6 +180,87 @@ class Recount:
             sum(bool(more) for _, more in units),
         )
 
+    def running_s(self) -> dict[tuple[str, str], int]:
+        """Of each slot, the seconds that any of its runs covers."""
+        covered: dict[tuple[str, str], float] = defaultdict(float)
+        until: dict[tuple[str, str], datetime] = defaultdict(lambda: self.start)
+        for fact in sorted(self.here, key=lambda f: f.started_at):
+            place = (fact.station, fact.slot)
+            covered[place] += max(timedelta(0), fact.ended_at - max(fact.started_at, until[place])).total_seconds()
+            until[place] = max(until[place], fact.ended_at)
+        return {place: round(seconds) for place, seconds in covered.items()}
+
+    def lifts(self) -> dict[tuple[str, str], list[tuple[int, ...]]]:
+        """By slot and by operator, of each run: itself, lifted, swapped, and whether its unit then failed."""
+        found: dict[tuple[str, str], list[tuple[int, ...]]] = defaultdict(list)
+        for fact in self.here:
+            if fact.kind == "golden":
+                continue
+            later = [
+                f.outcome
+                for f in self.real
+                if (f.ended_at, f.id) > (fact.ended_at, fact.id) and f.ended_at < self.end
+                if fact.serial and (f.serial, f.kind) == (fact.serial, "production") and f.outcome in {"PASS", "FAIL"}
+            ]
+            lifted = fact.fault == "J201"
+            row = (1, int(lifted), int(fact.fault == "J202"), int(lifted and later[:1] == ["FAIL"]))
+            for key in (("slot", f"{fact.station}/{fact.slot}"), ("operator", fact.operator)):
+                found[key].append(row)
+        return found
+
+    def done(self, order: str, since: datetime | None) -> set[str]:
+        """The units that were done for an order."""
+        mine = [f for f in self.facts if f.order == order and f.outcome in {"PASS", "PROVISIONED"}]
+        return {f.serial for f in mine if f.serial and f.ended_at < self.end and (not since or f.ended_at >= since)}
+
+    def certificates(self, days: int) -> dict[str, object]:
+        """Those of the window, and those that need somebody."""
+        certified = [f for f in self.facts if f.certified]
+        replaced = {f.supersedes for f in self.facts}
+        alive = [f for f in certified if f.outcome in {"PASS", "PROVISIONED"} and f.id not in replaced]
+        orphans = [f for f in certified if f.outcome not in {"PASS", "PROVISIONED"}]
+        wait = [f.ended_at for f in (*orphans, *(f for f in self.facts if f.supersedes)) if not f.revoked]
+        near = timedelta(days=days)
+        return {
+            "signed": sum(self.start <= f.signed_at < self.end for f in certified),
+            "superseded": sum(f.supersedes is not None for f in self.here),
+            "waiting": len(wait),
+            "oldest_waiting": min(wait, default=None),
+            "expired": sum(MADE - near <= f.not_after < MADE for f in alive),
+            "expiring": sum(MADE <= f.not_after < MADE + near for f in alive),
+        }
+
+    def units(self) -> dict[tuple[str, str], dict[str, object]]:
+        """Each unit of the window, as CSV and JSON have it."""
+        mine: dict[tuple[str, str], list[RunFact]] = defaultdict(list)
+        for fact in self.here:
+            if fact.serial:
+                mine[fact.serial, fact.kind].append(fact)
+        return {key: self.unit(runs) for key, runs in mine.items()}
+
+    def unit(self, runs: list[RunFact]) -> dict[str, object]:
+        first, last = runs[0], runs[-1]
+        counted = [f for f in runs if f.outcome in {"PASS", "FAIL"}]
+        left_with = [f for f in runs if f.certified and f.outcome in {"PASS", "PROVISIONED"}]
+        before = [f for f in self.real if (f.serial, f.kind) == (last.serial, last.kind) and f.ended_at < self.start]
+        return {
+            **{name: getattr(last, name) for name in ("serial", "kind", "product", "station", "slot", "operator")},
+            "order": last.order or "",
+            "runs": len(runs),
+            "counted": len(counted),
+            "errors": sum(f.outcome == "ERROR" for f in runs),
+            "aborted": sum(f.outcome == "ABORTED" for f in runs),
+            "first_here": bool(counted) and not any(f.outcome in {"PASS", "FAIL"} for f in before),
+            "first_outcome": counted[0].outcome if counted else "",
+            "first_fault": (counted[0].fault or "") if counted else "",
+            "last_outcome": last.outcome,
+            "last_fault": last.fault or "",
+            "first_ended_at": first.ended_at.isoformat(timespec="microseconds"),
+            "last_ended_at": last.ended_at.isoformat(timespec="microseconds"),
+            "certificate_id": left_with[-1].id if left_with else "",
+            "certificate_ends": left_with[-1].not_after.isoformat(timespec="microseconds") if left_with else "",
+        }
+
 
 def four(found: Yield) -> tuple[int, int, int, int]:
     return found.units, found.passed_first, found.passed, found.retested
@@ -171,7 +277,7 @@ def test_the_figures_are_those_of_a_plain_recount(  # noqa: PLR0915 - figure aft
     folder: Path, month: tuple[list[RunFact], Report, date, date]
 ) -> None:
     facts, told, first, last = month
-    found, truth = report(folder, facts, told, first, last), Recount(*month)
+    (found, units_found), truth = report(folder, facts, told, first, last), Recount(*month)
 
     assert four(found.yields) == truth.yields("production", truth.start, truth.end)
     assert four(found.rework) == truth.yields("rework", truth.start, truth.end)
@@ -227,21 +333,15 @@ def test_the_figures_are_those_of_a_plain_recount(  # noqa: PLR0915 - figure aft
             row[3] += True in passed
     assert {(s.station, s.slot): [s.units, s.failed, s.passed_elsewhere, s.passed_here] for s in found.slots} == places
 
-    lifted = {
-        who: (
-            sum(1 for f in work if f.operator == who),
-            sum(1 for f in work if f.operator == who and f.fault == "J201"),
-        )
-        for who in {f.operator for f in work}
-    }
-    assert {one.name: (one.runs, one.lifted) for one in found.lifts if one.kind == "operator"} == lifted
-
     took: dict[str, list[float]] = defaultdict(list)
     for fact in work:
         for step, ms, _ in fact.steps:
             took[step].append(ms)
-    assert {c.step: (c.runs, c.median_ms) for c in found.cycles if c.step} == {
-        step: (len(times), statistics.median_low(times)) for step, times in took.items()
+    took[""] = [f.took_s * 1000 for f in work if f.outcome in {"PASS", "PROVISIONED"}]
+    assert {c.step or "": (c.runs, c.median_ms, c.p95_ms) for c in found.cycles} == {
+        step: (len(times), statistics.median_low(times), sorted(times)[math.ceil(0.95 * len(times)) - 1])
+        for step, times in took.items()
+        if times
     }
     certified = [f for f in truth.here if f.certified]
     assert found.certificates.passed == sum(f.outcome in {"PASS", "PROVISIONED"} for f in certified)
@@ -249,6 +349,22 @@ def test_the_figures_are_those_of_a_plain_recount(  # noqa: PLR0915 - figure aft
 
     whole = sum(slot.running_s + sum(slot.waited_s.values()) for slot in found.waiting)
     assert whole == pytest.approx(sum(slot.planned_s for slot in found.waiting), abs=0.01)
+    assert {(s.station, s.slot): round(s.running_s) for s in found.waiting} == truth.running_s()
+    assert found.shift_hours * 3600 == pytest.approx((truth.end - truth.start).total_seconds())  # day and night
+    assert found.rate == (found.done / found.shift_hours)
+    errors = [f.fault for f in truth.here if f.outcome == "ERROR"]
+    assert {one.code: one.runs for one in found.lost} == Counter(errors)
+    assert {(one.kind, one.name): (one.runs, one.lifted, one.swapped, one.then_failed) for one in found.lifts} == {
+        key: tuple(map(sum, zip(*rows, strict=True))) for key, rows in truth.lifts().items()
+    }
+    assert {one.number: (one.passed, one.passed_now) for one in found.orders} == {
+        number: (len(truth.done(number, None)), len(truth.done(number, truth.start))) for number in ORDERS.values()
+    }
+    assert truth.certificates(told.expiring_days) == {
+        name: getattr(found.certificates, name)
+        for name in ("signed", "superseded", "waiting", "oldest_waiting", "expired", "expiring")
+    }
+    assert {key: row._asdict() for key, row in units_found.items()} == truth.units()
 
 
 @settings(
@@ -260,8 +376,8 @@ def test_the_figures_are_those_of_a_plain_recount(  # noqa: PLR0915 - figure aft
 @given(month=months())
 def test_the_days_add_up_to_the_month(folder: Path, month: tuple[list[RunFact], Report, date, date]) -> None:
     facts, told, first, _ = month
-    whole = report(folder, facts, told, first, first + timedelta(days=2))
-    days = [report(folder, facts, told, day, day) for day in (first + timedelta(days=index) for index in range(3))]
+    whole, _ = report(folder, facts, told, first, first + timedelta(days=2))
+    days = [report(folder, facts, told, day, day)[0] for day in (first + timedelta(days=index) for index in range(3))]
     assert sum(day.yields.units for day in days) == whole.yields.units
     assert sum(day.yields.passed_first for day in days) == whole.yields.passed_first
     assert sum(day.done for day in days) == whole.done
