@@ -637,6 +637,30 @@ def test_a_restored_station_goes_on_and_what_it_lost_still_counts(
     assert verify.ledger_file(one.store.path).findings == []
 
 
+def test_a_station_that_was_restored_twice_goes_on(line: Line, make_stations: MakeStations, tmp_path: Path) -> None:
+    (one,) = make_stations("s1")
+    one.add_order(production(quantity=30), "linh")
+    sync = line.sync(one, "s1", block=30)
+    sync.round()
+    for turn, after in (("A", 4), ("B", 2)):
+        folder = tmp_path / turn
+        folder.mkdir()
+        assert build(one, turn, 2) == 2
+        sync.round()
+        backup(one.store.path, folder / "b.sqlite")
+        assert build(one, f"LOST-{turn}", after) == after
+        sync.round()
+        put_back(one, "s1", folder)
+        sync.round()  # the second time the server has links of these numbers from two pasts of this station
+    assert build(one, "C", 30) == 30 - 4 - 6
+    sync.round()
+    assert line.rows(PASSED) == [(30,)]
+    with closing(line.server.owner(line.name)) as owner:  # what it came through is held against the server's
+        owner.execute("DELETE FROM line_links WHERE epoch = (SELECT max(epoch) FROM line_links)")
+        owner.execute("UPDATE line_links SET hash = '' WHERE epoch = (SELECT max(epoch) FROM line_links)")
+    assert refused(line.sync(one, "s1").round) is Fault.LINE_FORKED
+
+
 def test_a_certificate_that_must_go_goes_though_its_run_was_lost_with_the_disk(pair: Pair, tmp_path: Path) -> None:
     one, first, two, second = pair
     backup(two.store.path, tmp_path / "b.sqlite")

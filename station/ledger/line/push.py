@@ -143,14 +143,16 @@ def reached(here: sa.Connection, server: sa.Connection, station: str) -> tuple[s
     Raises:
         FaultError: `Fault.LINE_FORKED` where what the server has is another past.
     """
-    newest = sa.select(schema.restorations).order_by(schema.restorations.c.id.desc()).limit(1)
-    restored = here.execute(newest).first()
-    epoch = restored.at.isoformat(timespec="microseconds") if restored else ""
+    restored = here.execute(sa.select(schema.restorations).order_by(schema.restorations.c.id.desc())).all()
+    epochs = [*(row.at.isoformat(timespec="microseconds") for row in restored), ""]
+    epoch = epochs[0]
     mine = sa.select(links.c.seq, links.c.hash).where(links.c.station == station).order_by(links.c.seq.desc()).limit(1)
     last = server.execute(mine.where(links.c.epoch == epoch)).first()
-    if last is None and restored is not None:
-        # The restored part is what was pushed before the backup was made, as far as that was pushed at all.
-        last = server.execute(mine.where(links.c.seq <= restored.seq)).first()
+    # Else what was pushed before the backup was made: by the epochs that this ledger came through, and no other of this
+    # station's, each up to the link where the next one left it.
+    for row, before in zip(restored, epochs[1:], strict=True):
+        if last is None:
+            last = server.execute(mine.where(links.c.epoch == before, links.c.seq <= row.seq)).first()
     if last is None:
         return epoch, 0
     known = here.execute(sa.select(schema.chain.c.hash).where(schema.chain.c.seq == last.seq)).scalar()
