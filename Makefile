@@ -5,8 +5,8 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 SLOTS := 1
-# Half as many again as there are cores: a third of the suite waits, for boards, polls and processes.
-WORKERS := $(shell echo $$(( $$(nproc) * 3 / 2 )))
+# Twice as many as there are cores: half of the suite waits, for boards, polls and processes.
+WORKERS := $(shell echo $$(( $$(nproc) * 2 )))
 # Tests write under /tmp, where a Unix socket's path is short, and leave nothing there.
 PYTEST := room=$$(mktemp -d) && trap 'rm -rf "$$room"' EXIT && PYTEST_DEBUG_TEMPROOT=$$room $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
