@@ -447,7 +447,7 @@ def test_a_map_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeyp
     def full(_handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("station.jig.learn.os.fsync", full)
+    monkeypatch.setattr("station.disk.os.fsync", full)
     with pytest.raises(FaultError) as error:
         write_map(file, {"1": UsbLocation(path=f"{HUB}:2")})
     assert error.value.fault is Fault.CONFIG
