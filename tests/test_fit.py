@@ -177,6 +177,14 @@ def test_each_family_has_its_product_file_and_its_page_and_is_loaded_only_when_i
     assert {name for name in families() if f"station.boards.{name}" in loaded} == {"console"}
 
 
+def test_a_gateway_whose_dialler_would_leave_the_ca_out_is_refused() -> None:
+    gateway, limits = family("linux").options, family("linux").limits
+    made = replace(product(KeyType.P256), chain_form=ChainForm.TWO_SLOTS)
+    assert found(made, limits(gateway())) == []
+    (sentence,) = found(made, limits(gateway.model_validate({"dialler": "mosquitto"})))
+    assert "(it holds: leaf; leaf+ca); mosquitto_pub sends what is in cert.pem alone" in sentence
+
+
 @pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda file: file.stem)
 def test_each_product_file_as_shipped_is_read_and_fits_its_family(file: Path) -> None:
     made = product_of(read(file), lambda name: family(name).options)

@@ -5,20 +5,28 @@ Some of them take their port along as they restart, and come back as another dev
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from board_contract import Stop
+from family_bed import certified, product_of, refusal
+from replay import entries_of, replayed
 from whole_line import Bench, MakeStation
 
 import station.sim.flasher
 from station.boards import families
+from station.boards.nrf91 import Nrf91Board
+from station.credentials import examine
+from station.faults import Fault
 from station.model import Step
 from station.sim.jig import SimJig
 from station.sim.line import Station, wait_for
 from station.sim.linux import PASSWORD
+from station.transcript import Transcript
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,32 @@ if os.geteuid() == 0:  # its login in a chroot needs root
         },
         {"family": "linux", "serial": "GW-1", "chip": "GW-C1", "faults": ["renumber", "noise"]},
     )
+
+
+def test_the_talk_of_a_unit_that_failed_behind_its_reset_is_printed_and_plays_back_to_the_same_end(
+    make_station: MakeStation, jig: SimJig
+) -> None:
+    line = make_station()
+    line.products["modem"] = {**line.products["console-board-key"], **ROWS["nrf91"].product}
+    line.write_config()
+    line.start()
+    line.order("WO-1", "modem", 1)
+    jig.plug(line.port, **{**ROWS["nrf91"].board, "faults": ["forget"]})
+    then = line.result()
+    assert (then["fault"], then["step"]) == (Fault.NOT_PERSISTENT.code, Step.VERIFY)
+    talk = json.loads(line.run("unit", then["serial"], "--transcript", "--json"))
+    made = product_of("nrf91", {})
+    with replayed(entries_of(talk)) as port:
+        board = Nrf91Board(port, made, Stop(), Transcript())
+        unit = board.identify()
+        credentials = certified(board.enroll(unit.serial), made, unit.serial)
+        assert board.identify() == unit
+        board.install(credentials)
+        board.reset()
+        assert board.identify() == unit
+        detail = refusal(lambda: examine(board.inspect(b""), credentials, b""), Fault.NOT_PERSISTENT)
+        board.close()
+    assert (unit.serial, detail) == (then["serial"], then["detail"])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="linux has no row: a chroot with a login in it needs root")
