@@ -35,6 +35,7 @@ from station.transcript import Transcript
 
 _SHORT_S: Final = 5.0
 _LOGIN_S: Final = 15.0
+_LOGOUT_S: Final = 1.0
 _KEY_S: Final = 120.0  # RSA-4096 on a small core
 _RESTART_S: Final = 180.0
 _TRIES: Final = 3
@@ -183,6 +184,8 @@ class LinuxBoard:
         try:
             if self._logged_in:
                 self._wire.write(b"exit\n")
+                # To give the port back drops what is still on its way.
+                self._wire.until(_LOGIN, _LOGOUT_S)
         except FaultError:
             pass
         finally:
