@@ -185,6 +185,6 @@ def test_two_stations_build_one_order_through_a_cut_and_never_one_unit_too_many(
     }
     assert all(one["seen_at"] and one["software"] for one in found.values())
     shown = [line.split() for line in hall.status().splitlines()]
-    assert [words[0] for words in shown] == ["station", "line-a", "line-b", "clash"]
+    assert [words[0] for words in shown] == ["station", "line-a", "line-b", "order", "clash"]
     assert "WO-1 3/3" in " ".join(shown[1])
     assert "line: in touch, last sync" in hall.b.run("status")
