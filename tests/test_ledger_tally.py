@@ -62,6 +62,23 @@ def test_a_known_bad_sample_is_no_production_unit_even_where_it_is_not_admitted(
     ]
 
 
+def test_a_run_that_never_reached_its_order_is_of_the_newest_that_names_its_serial(
+    ledger: SqliteLedger, clock: Clock
+) -> None:
+    ledger.add_order(production(), "linh")
+    whole_run(ledger, unit())
+    found = []
+    for kind, order in (("rework", rework("RW-1", "SN-1")), ("golden", golden("GO-1", "SN-1"))):
+        ledger.add_order(order, "linh")
+        run = started(ledger, unit(model="other-board"))
+        with pytest.raises(FaultError) as error:
+            ledger.admit(run)
+        end(ledger, run, error.value.fault)
+        found.append((run.id, kind))
+        clock.now += timedelta(seconds=1)
+    assert rows(ledger.store.path, "SELECT run, kind FROM tally WHERE order_number IS NULL ORDER BY at") == found
+
+
 def test_a_counted_run_after_the_first_is_a_retest_whatever_the_clock_did(ledger: SqliteLedger, clock: Clock) -> None:
     ledger.add_order(production(), "linh")
     ledger.add_order(golden("GO-1", "SN-9"), "linh")

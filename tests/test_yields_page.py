@@ -12,13 +12,15 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from month import OrderFact, RunFact, put
 from test_yields_files import DAY, NOON, NOW, SETTINGS, Outline, day_facts, made, maker, only, orders
 
 from station.config.messages import LANGUAGES, report_texts
 from station.config.report import Report
-from station.ledger import SqliteLedger
+from station.ledger import SqliteLedger, schema
 from station.yields.making import Wanted
+from station.yields.words import Words
 
 
 def said(folder: Path) -> str:
@@ -164,3 +166,39 @@ def test_who_lifts_boards_is_named_with_what_they_were(ledger: SqliteLedger, tmp
     assert report_texts("en")["s_lifts"] in text
     for name in ("hoa", "line-1/1"):
         assert re.search(rf"{name} lifted 10 of 31 running boards, .*; 2 of them failed when next counted", text), name
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_station_of_a_line_says_that_the_progress_is_its_own(
+    ledger: SqliteLedger, tmp_path: Path, language: str
+) -> None:
+    put(ledger, orders(), [RunFact("r", "SN-1", NOON, "PASS")])
+    note = Words(language, SETTINGS.zone).say("orders_shared", station="line-1")
+    assert note not in said(made(ledger, tmp_path, "html", language=language).folder)
+    share = {"id": "s1/WO-1/1", "station": "s1", "order_number": "WO-1", "quantity": 4, "at": NOON}
+    with ledger.store.write() as connection:
+        connection.execute(sa.insert(schema.leases).values(share))
+    report = made(ledger, tmp_path, "html", language=language)
+    assert note in said(report.folder)
+    assert report.figures.orders_shared
+    whole = replace(maker(ledger, tmp_path, language), line=True).make(Wanted(day=DAY, formats=("html",)), NOW)
+    assert note not in said(whole.folder)
+
+
+def test_certificates_that_need_somebody_are_told(ledger: SqliteLedger, tmp_path: Path) -> None:
+    facts = [
+        RunFact("a", "SN-1", NOON, "PASS", certified=True, life_days=30),
+        RunFact("b", "SN-2", NOON, "PASS", certified=True),
+        RunFact("c", "SN-2", NOON + timedelta(hours=1), "PASS", certified=True, supersedes="b", revoked=False),
+        RunFact("d", "SN-3", NOON - timedelta(days=40), "PASS", certified=True, life_days=30),
+    ]
+    put(ledger, orders(), facts)
+    text = said(made(ledger, tmp_path, "html").folder)
+    texts, days = report_texts("en"), SETTINGS.expiring_days
+    counts = {"signed": 3, "passed": 3, "orphaned": 0, "superseded": 1, "waiting": 1, "expiring": 1, "expired": 1}
+    for name, count in counts.items():
+        assert re.search(rf"{re.escape(texts[f'c_{name}'].format(days=days))} ?{count}(?!\d)", text), name
+    words = Words("en", SETTINGS.zone)
+    since = words.moment(NOON + timedelta(hours=1))
+    for look in (words.say("look_waiting", count="1", since=since), words.say("look_expiring", count="1", days=days)):
+        assert " ".join(look.split()) in text

@@ -59,6 +59,8 @@ class Figures:
     troubles: Troubles | None
     """What the station's diary says; None of a whole line, whose stations each keep their own."""
     orders: list[standing.OrderStand]
+    orders_shared: bool
+    """Whether a line shares them: their counts are this station's alone, of the whole line's quantity."""
     certificates: standing.Certificates
     targets: dict[str, Any]
 
@@ -133,6 +135,7 @@ def collect(
         lost=lost,
         troubles=told,
         orders=standing.order_stands(connection, scope),
+        orders_shared=standing.orders_shared(connection, scope),
         certificates=standing.certificate_stands(connection, scope, settings, now),
         targets=settings.targets.model_dump(mode="json"),
     )

@@ -11,6 +11,7 @@ from station.config.report import Report
 from station.ledger.schema import (
     certificates,
     issued,
+    leases,
     ledger,
     order_closures,
     orders,
@@ -87,6 +88,11 @@ def order_stands(connection: sa.Connection, scope: Scope) -> list[OrderStand]:
     if scope.order is not None:
         query = query.where(orders.c.number == scope.order)
     return [OrderStand(*row) for row in connection.execute(query)]
+
+
+def orders_shared(connection: sa.Connection, scope: Scope) -> bool:
+    """Whether other stations build these orders too, and their units are not in this record."""
+    return not scope.line and connection.execute(sa.select(leases.c.id).limit(1)).first() is not None
 
 
 def _units(conditions: list[Condition]) -> sa.ScalarSelect[int]:
