@@ -298,7 +298,9 @@ def _only_one(state: Path) -> Iterator[None]:
     try:
         handle = (state / "station.lock").open("a")
     except OSError as error:
-        raise FaultError(Fault.CONFIG, f"the state folder {state} cannot be written: {error.strerror}") from error
+        named = isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError))  # else it is the disk
+        fault = Fault.CONFIG if named else Fault.LEDGER_DOWN
+        raise FaultError(fault, f"the state folder {state} cannot be written: {error.strerror}") from error
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

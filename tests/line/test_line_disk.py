@@ -161,7 +161,7 @@ def test_a_disk_that_turns_read_only_under_a_line_at_work_stops_it(
 
 def test_a_read_only_disk_keeps_the_station_from_starting(at_work: Station, disk: Disk) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(at_work.state)], check=True)
-    with pytest.raises(LineError, match=r"S606 (?s:.*) cannot be written: Read-only file system"):
+    with pytest.raises(LineError, match=r"S601 (?s:.*) cannot be written: Read-only file system"):
         at_work.start()
 
 
