@@ -1,8 +1,7 @@
 """What provisioning one unit costs on its wire: ``python tests/bench_families.py``. Simulated boards at 115,200 baud.
 
-The floor is the bytes of the busier direction at the product's rate. What is above it is round trips and the board's
-work; on real adapters each round trip costs up to 16 ms more. `esp32` works at 460,800 baud, but its first 7.7 kB of
-each connection pass at 115,200: its floor is 1.6 s, not what is printed.
+The floor is the bytes of the busier direction, at each rate that the wire had. What is above it is round trips and the
+board's work; on real adapters each round trip costs up to 16 ms more. `command` has no wire of ours.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from family_bed import bed, product_of, provisioned
+from test_boards_troubles import made_for, plugged
 
 from station.model import ChainForm, KeyOrigin
 from station.sim.linux import PASSWORD
 
 _RATE = 11_520
-_COUNTS = re.compile(r"the wire: (\d+) bytes came, (\d+) went")
+_COUNTS = re.compile(r"the wire: (\d+) bytes came, (\d+) went, ([\d.]+) s")
 _SIM = {"console": "board"}
 _STATION: dict[str, Any] = {"key_origin": KeyOrigin.STATION}
 _MODEM = {"serial": "352656100885188", "chip": "25c95751-efa4-40d4-8b4a-1dcaab81fac9", "model": "nRF9151-LACA"}
@@ -38,7 +38,9 @@ ROWS: list[Row] = [
     ("esp32", "", _CHIP, {"reset": "watchdog-reset"}, {**_STATION, "model": "ESP32-C3", "baud": 460_800}),
     ("nrf91", "at", _MODEM, {}, {}),
     ("nrf91", "at", _MODEM, {}, _STATION),
+    ("nrf91", "shell", _MODEM, {"host": "shell"}, {}),
     ("nrf91", "shell", _MODEM, {"host": "shell"}, _STATION),
+    ("zephyr", "new", _ZEPHYR, {"buffer_bytes": 4_096}, {}),
     ("zephyr", "new", _ZEPHYR, {"buffer_bytes": 4_096}, _STATION),
     ("zephyr", "old", _ZEPHYR, {"buffer_bytes": 4_096}, _STATION),
     ("freertos", "ntz", _U5, {}, {"chain_form": ChainForm.LEAF}),
@@ -62,6 +64,17 @@ def main() -> None:
     """Print a line for each."""
     with tempfile.TemporaryDirectory() as secret:
         _print([*ROWS, *_linux(Path(secret))])
+    _command()
+
+
+def _command() -> None:
+    """A small program a step, at a file for a port."""
+    with tempfile.TemporaryDirectory() as folder, plugged("command", Path(folder)) as where:
+        made = made_for("command", Path(folder))
+        board = where.open(made, place="slot")
+        began = time.perf_counter()
+        provisioned(board, made)
+        print(f"{'command':22}{made.key_origin:9}{'-':>7}{'-':>10}{time.perf_counter() - began:9.2f}")
 
 
 def _print(rows: list[Row]) -> None:
@@ -78,9 +91,9 @@ def _print(rows: list[Row]) -> None:
             seconds = time.perf_counter() - began
             where.lift()
             log = (Path(folder) / f"{identity['chip']}.log").read_text()
-        sent, received = (int(count) for count in _COUNTS.findall(log)[-1])
-        floor = max(sent, received) * 10 / made.baud
-        numbers = f"{sent:7}{received:10}{seconds:9.2f}{floor:8.2f}{seconds / floor:7.1f}"
+        sent, received, least = _COUNTS.findall(log)[-1]
+        floor = float(least)
+        numbers = f"{sent:>7}{received:>10}{seconds:9.2f}{floor:8.2f}{seconds / floor:7.1f}"
         print(f"{name:12}{mode:10}{made.key_origin:9}{numbers}")
 
 

@@ -41,6 +41,7 @@ class Wire:
         self._too_long = False
         self._sent_at = self._got_at = 0.0
         self.came = self.went = 0
+        self._before: tuple[int, int, float] = (0, 0, 0.0)  # the bytes each way until this rate, and what they took
 
     def _open(self) -> None:
         # The slave stays open here too: with no slave open at all, the master reads EIO.
@@ -125,7 +126,14 @@ class Wire:
 
     def set_rate(self, bytes_a_second: int) -> None:
         """Another baud rate from now on; 0 for no limit."""
+        self._before = self.came, self.went, self.floor_s
         self._rate = bytes_a_second
+
+    @property
+    def floor_s(self) -> float:
+        """The seconds that the bytes so far take at least: at each rate those of its busier direction."""
+        came, went, before = self._before
+        return before + max(self.came - came, self.went - went) / self._rate if self._rate else before
 
     def _receive(self) -> None:
         *ended, rest = self._read().split(b"\n")

@@ -160,7 +160,7 @@ def run(
                 sys.stdout.flush()
                 board.serve()
             finally:
-                sys.stderr.write(f"the wire: {wire.came} bytes came, {wire.went} went\n")
+                sys.stderr.write(f"the wire: {wire.came} bytes came, {wire.went} went, {wire.floor_s:.2f} s\n")
     except PowerOffError:
         pass
     return 0
