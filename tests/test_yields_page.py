@@ -202,3 +202,28 @@ def test_certificates_that_need_somebody_are_told(ledger: SqliteLedger, tmp_path
     since = words.moment(NOON + timedelta(hours=1))
     for look in (words.say("look_waiting", count="1", since=since), words.say("look_expiring", count="1", days=days)):
         assert " ".join(look.split()) in text
+
+
+def test_where_a_slots_twelve_hours_went_by_the_clock(ledger: SqliteLedger, tmp_path: Path) -> None:
+    """The shift is 6 to 18. The order opens at 7 and is filled at 14:30; the CA fails at 13, the jig at 14."""
+    facts = [
+        RunFact(f"r{n}", f"SN-{n}", NOON + timedelta(minutes=minute), outcome, fault, took_s=60.0)
+        for n, (minute, outcome, fault) in enumerate(
+            (
+                (0, "PASS", None),
+                (60, "ERROR", "C303"),
+                (90, "PASS", None),
+                (120, "ERROR", "J203"),
+                (150, "PASS", None),
+            )
+        )
+    ]
+    put(ledger, [OrderFact("WO-1", quantity=3, opened_at=NOON - timedelta(hours=5))], facts)
+    figures = made(ledger, tmp_path, "html").figures
+    (slot,) = figures.waiting
+    assert (slot.planned_s, slot.running_s) == (12 * 3600, 5 * 60)
+    andon = trouble = 29 * 60  # from the run's end to the next one's start
+    no_order = 3600 + 3.5 * 3600
+    no_board = 12 * 3600 - 5 * 60 - andon - trouble - no_order
+    assert slot.waited_s == {"no board": no_board, "andon": andon, "trouble": trouble, "no order": no_order}
+    assert [(one.code, one.runs, one.seconds) for one in figures.lost] == [("C303", 1, 1800), ("J203", 1, 1800)]
