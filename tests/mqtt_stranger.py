@@ -58,10 +58,10 @@ def connection(
         context.load_cert_chain(device.chain, device.key)
     if alpn:
         context.set_alpn_protocols([alpn])
-    with (
-        socket.create_connection(("127.0.0.1", port or cloud.mqtt_port), timeout_s) as raw,
-        context.wrap_socket(raw, server_hostname=sni, suppress_ragged_eofs=False) as tls,
-    ):
+    # Wrapped before it connects: a connection that is reset in between is lost inside `wrap_socket`, unclosed.
+    with context.wrap_socket(socket.socket(), server_hostname=sni, suppress_ragged_eofs=False) as tls:
+        tls.settimeout(timeout_s)
+        tls.connect(("127.0.0.1", port or cloud.mqtt_port))
         yield tls
 
 

@@ -6,7 +6,6 @@ import ipaddress
 import math
 import os
 import select
-import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
-from station.aws.trust import trusting
+from station.aws.trust import connected, trusting
 from station.credentials import Credentials
 from station.faults import Fault, FaultError
 from station.model import Call, Ending
@@ -39,7 +38,7 @@ def dial(credentials: Credentials, call: Call, *, alpn: bool) -> Ending:
     context = _context(credentials, call.endpoint, alpn=alpn)
     deadline = time.monotonic() + call.timeout_s
     try:
-        tls = _connected(call.endpoint, call.port, context, deadline)
+        tls = connected(call.endpoint, call.port, context, deadline)
     except ConnectionResetError:  # there is somebody: it hung up before this side had looked
         return Ending.DROPPED
     except (OSError, UnicodeError):  # UnicodeError: no host can have such a name
@@ -67,7 +66,7 @@ def knock(endpoint: str, port: int, server_roots: bytes, timeout_s: float, *, al
     context = trusting(server_roots, alpn=alpn)
     deadline = time.monotonic() + timeout_s
     try:
-        tls = _connected(endpoint, port, context, deadline)
+        tls = connected(endpoint, port, context, deadline)
     except ConnectionResetError:
         return Ending.DROPPED
     except (OSError, UnicodeError):
@@ -79,32 +78,6 @@ def knock(endpoint: str, port: int, server_roots: bytes, timeout_s: float, *, al
     finally:
         tls.close()
     return Ending.DROPPED
-
-
-def _connected(host: str, port: int, context: ssl.SSLContext, deadline: float) -> ssl.SSLSocket:
-    """A TCP connection to the first of the host's addresses that answers; each gets a fair share of the time.
-
-    Wrapped before it connects: a connection that is reset in between is lost inside `wrap_socket`, unclosed.
-    """
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    failed: OSError = TimeoutError("no time was left to connect")
-    for tried, (family, kind, protocol, _, address) in enumerate(addresses):
-        share = (deadline - time.monotonic()) / (len(addresses) - tried)
-        if share <= 0:
-            break
-        raw = socket.socket(family, kind, protocol)
-        # The CONNECT follows the handshake's last bytes at once: it must not wait for their acknowledgement.
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        tls = context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
-        try:
-            tls.settimeout(share)
-            tls.connect(address)
-        except OSError as error:
-            tls.close()
-            failed = error
-        else:
-            return tls
-    raise failed
 
 
 def _handshake(tls: ssl.SSLSocket, deadline: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import socket
 import ssl
 import time
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-from station.aws.trust import trusting
+from station.aws.trust import connected, trusting
 from station.faults import Fault, FaultError
 
 _WRONG_NAME: Final = ("UNRECOGNIZED_NAME", "NO_APPLICATION_PROTOCOL")
@@ -30,10 +29,9 @@ def greet(endpoint: str, port: int, server_roots: bytes, *, alpn: bool, timeout_
     context = trusting(server_roots, alpn=alpn)
     where = f"{endpoint}:{port}"
     try:
-        with (
-            socket.create_connection((endpoint, port), timeout_s) as raw,
-            context.wrap_socket(raw, server_hostname=endpoint) as tls,
-        ):
+        with connected(endpoint, port, context, time.monotonic() + timeout_s) as tls:
+            tls.settimeout(timeout_s)
+            tls.do_handshake()
             return tls.version() or "TLS"
     except ssl.SSLCertVerificationError as error:
         text = f"{where}: its certificate does not verify by the server roots and its name: {error.verify_message}"
