@@ -6,7 +6,9 @@ import html
 import json
 import re
 import subprocess
+import time
 import unicodedata
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,8 +20,10 @@ from test_yields_files import DAY, NOON, NOW, SETTINGS, Outline, day_facts, made
 
 from station.config.messages import LANGUAGES, report_texts
 from station.config.report import Report
+from station.faults import Fault, FaultError
 from station.ledger import SqliteLedger, schema
 from station.yields.making import Wanted
+from station.yields.printer import Printer
 from station.yields.words import Words
 
 
@@ -227,3 +231,14 @@ def test_where_a_slots_twelve_hours_went_by_the_clock(ledger: SqliteLedger, tmp_
     no_board = 12 * 3600 - 5 * 60 - andon - trouble - no_order
     assert slot.waited_s == {"no board": no_board, "andon": andon, "trouble": trouble, "no order": no_order}
     assert [(one.code, one.runs, one.seconds) for one in figures.lost] == [("C303", 1, 1800), ("J203", 1, 1800)]
+
+
+def test_a_page_that_cannot_be_printed_says_why_and_an_idle_printer_is_ended(tmp_path: Path) -> None:
+    with closing(Printer()) as printer:
+        printer.begin("<p>words</p>", tmp_path / "nowhere" / "page.pdf")
+        with pytest.raises(FaultError, match="No such file") as error:
+            printer.end()
+        assert error.value.fault is Fault.REPORT_UNWRITTEN
+    began = time.monotonic()
+    Printer().close()
+    assert time.monotonic() - began < 5

@@ -16,7 +16,8 @@ from station.config.report import Report as Settings
 from station.faults import Fault, FaultError
 from station.yields.findings import Undelivered
 from station.yields.openhtf import records
-from station.yields.page import html, pdf
+from station.yields.page import html
+from station.yields.printer import Printer
 from station.yields.records import units, write_units
 from station.yields.report import Figures
 from station.yields.scope import Scope
@@ -47,8 +48,11 @@ def write(  # noqa: PLR0917 - plain values, each by name
     formats: Sequence[str],
     folder: Path,
     undelivered: Sequence[Undelivered] = (),
+    printer: Printer | None = None,
 ) -> Path:
     """Write the report into a folder of its own in ``folder``, replacing an older one of the same name; return it.
+
+    ``printer`` makes the PDF, where there is to be one.
 
     Raises:
         FaultError: `Fault.REPORT_UNWRITTEN`; what was there before is there still.
@@ -59,13 +63,13 @@ def write(  # noqa: PLR0917 - plain values, each by name
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(parents=True)
         stem = made / f"yield-{figures.station}-{name}"
-        if {"html", "pdf"} & set(formats):
+        if printer or "html" in formats:
             page = html(figures, settings, words, undelivered)
             if "html" in formats:
                 with _text(stem.with_name(f"{stem.name}.html")) as file:
                     file.write(page)
-            if "pdf" in formats:
-                pdf(page, stem.with_name(f"{stem.name}.pdf"))
+            if printer:
+                printer.begin(page, stem.with_name(f"{stem.name}.pdf"))
         if {"csv", "json"} & set(formats):
             with ExitStack() as opened:
                 table, document = (
@@ -77,6 +81,8 @@ def write(  # noqa: PLR0917 - plain values, each by name
             (made / "openhtf").mkdir()
             for file_name, record in records(connection, scope):
                 (made / "openhtf" / file_name).write_text(json.dumps(record), encoding="utf-8")
+        if printer:
+            printer.end()
         return _put(made, folder / name)
     except OSError as error:
         shutil.rmtree(made, ignore_errors=True)

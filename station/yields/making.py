@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from station.ledger.standing import Read
 from station.model import NAME
 from station.yields import delivery, files, page
 from station.yields.findings import findings, verdict
+from station.yields.printer import Printer
 from station.yields.report import Figures, collect, snapshot
 from station.yields.scope import Scope
 from station.yields.window import window
@@ -94,12 +96,19 @@ class Maker:
             text = f"{files.name_of(scope)} is made, and waits for its delivery: station report deliver; or name --out"
             raise FaultError(Fault.REPORT_UNDELIVERED, text)
         formats = wanted.formats or self.settings.formats
-        threading.Thread(target=page.load, args=(formats,), daemon=True).start()
-        with self.read() as raw, snapshot(raw) as connection:
+        if {"html", "pdf"} & set(formats):
+            threading.Thread(target=page.load, daemon=True).start()
+        with ExitStack() as parts:
+            printer = Printer() if "pdf" in formats else None
+            if printer:
+                parts.callback(printer.close)
+            connection = parts.enter_context(snapshot(parts.enter_context(self.read())))
             heads = last_heads(connection)
             who = {"station": self.station, "software": self.software}
             figures = collect(connection, scope, self.settings, **who, now=now, diary=self.diary)
-            place = files.write(connection, scope, figures, self.settings, words, formats, self.folder, waiting)
+            place = files.write(
+                connection, scope, figures, self.settings, words, formats, self.folder, waiting, printer
+            )
         said = verdict(figures, words)
         if wanted.deliver and figures.over:
             delivery.enlist(place, self.settings, *self._letter(figures, words, heads))

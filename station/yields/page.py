@@ -1,16 +1,13 @@
-"""The page: one HTML file that holds everything, and the PDF that is printed from it. Every value is escaped."""
+"""The page: one HTML file that holds everything. Every value is escaped."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from station.config.report import Report as Settings
-from station.faults import Fault, FaultError
 from station.yields.draw import FONT, pictures
 from station.yields.findings import Undelivered, findings, side, verdict
 from station.yields.report import Figures
@@ -23,13 +20,10 @@ MOST_ROWS: Final = 25
 _OUTCOMES: Final = ("PASS", "FAIL", "ERROR", "ABORTED", "PROVISIONED")
 
 
-def load(formats: Collection[str]) -> None:
-    """Load what draws these formats: a second and a half that the database can use to count."""
-    with suppress(OSError, ImportError):  # `pdf` says what is missing
-        if {"html", "pdf"} & set(formats):
-            _environment()
-        if "pdf" in formats:
-            import weasyprint  # noqa: F401, PLC0415 - as above
+def load() -> None:
+    """Load what makes the page: half a second that the database can use to count."""
+    _environment()
+    from matplotlib.backends import backend_svg  # noqa: F401, PLC0415 - as above
 
 
 def html(figures: Figures, settings: Settings, words: Words, undelivered: Sequence[Undelivered] = ()) -> str:
@@ -54,27 +48,6 @@ def html(figures: Figures, settings: Settings, words: Words, undelivered: Sequen
             font=FONT,
         )
     )
-
-
-def pdf(page: str, file: Path) -> None:
-    """Print the page to a PDF file; nothing is fetched from anywhere.
-
-    Raises:
-        FaultError: `Fault.REPORT_UNWRITTEN` where Pango is not installed.
-    """
-    # The same page gives the same bytes (https://reproducible-builds.org/specs/source-date-epoch/).
-    os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
-    try:
-        import weasyprint  # noqa: PLC0415 - slow to load
-    except OSError as error:
-        raise FaultError(
-            Fault.REPORT_UNWRITTEN, f"the PDF needs Pango ({error}); apt-get install libpango-1.0-0 libpangoft2-1.0-0"
-        ) from error
-    weasyprint.HTML(string=page, url_fetcher=_refuse).write_pdf(file)
-
-
-def _refuse(url: str, *_: Any, **__: Any) -> Any:
-    raise ValueError(f"the page fetches nothing, and not {url[:80]}")
 
 
 @cache
