@@ -84,7 +84,7 @@ def test_the_documented_commands_lead_to_a_first_pass(desk: Desk, way: str) -> N
     mode = "SNI_ONLY" if "SNI_ONLY" in way else "DEFAULT"
     acts = [str(first), str(desk.write("register", mode=mode))]
     assert main(["ceremony", *acts, "--yes", "--by", "Lan", "--witness", "Minh"]) == 0
-    policy = f"station-{desk.organization[-8:]}"
+    policy, serial = f"station-{desk.organization[-8:]}", f"SN-{desk.organization[-8:]}"  # no other test's thing
     api = desk.cloud.boto()
     api.create_policy(policyName=policy, policyDocument=json.dumps(POLICY))
     with suppress(api.exceptions.ResourceAlreadyExistsException):
@@ -98,10 +98,10 @@ def test_the_documented_commands_lead_to_a_first_pass(desk: Desk, way: str) -> N
         station.start()
         try:
             station.order("WO-1", "console-board-key", 1)
-            jig.plug(station.port, serial="SN-1", chip="C-1", model="demo-board")
+            jig.plug(station.port, serial=serial, chip="C-1", model="demo-board")
             result = station.result()
             assert result["outcome"] == "PASS", result
-            issued = station.control.unit("SN-1")[0]["certificates"][0]["certificate_id"]
+            issued = station.control.unit(serial)[0]["certificates"][0]["certificate_id"]
         finally:
             station.kill()
 
@@ -111,7 +111,7 @@ def test_the_documented_commands_lead_to_a_first_pass(desk: Desk, way: str) -> N
         ("describe-ca-certificate", "--certificate-id", name),
         ("list-certificates-by-ca", "--ca-certificate-id", name),
         ("describe-certificate", "--certificate-id", issued),
-        ("describe-thing", "--thing-name", "SN-1"),
+        ("describe-thing", "--thing-name", serial),
     )
     about, unit = ca["certificateDescription"], unit["certificateDescription"]
     assert (about["status"], about["autoRegistrationStatus"], about["certificateMode"]) == ("ACTIVE", "ENABLE", mode)
